@@ -1,0 +1,55 @@
+"""Session fixtures: the expensive things of the lab, made once for a run and shared by pytest-xdist's workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from lab3.quantize import QuantizeResult
+
+# A card of this size is enough for the embedded model, and several servers fit into one machine beside each other.
+os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the whole run: under xdist each worker has its own base below a common one."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """SmolLM2-135M-Instruct as a plain fp16 folder."""
+    from lab3.models import resolve
+
+    return resolve("embedded")
+
+
+@pytest.fixture(scope="session")
+def quantization(embedded_model: Path, shared_folder: Path) -> QuantizeResult:
+    """The embedded model quantized by lab3 with its defaults, once for the run."""
+    from lab3.quantize import QuantizeResult, quantize
+
+    record = shared_folder / "quantization.json"
+    with FileLock(f"{record}.lock"):
+        if not record.exists():
+            (shared_folder / "quantized").mkdir()
+            result = quantize(embedded_model, shared_folder / "quantized" / "awq")
+            record.write_text(json.dumps(result.to_dict()))
+    told = json.loads(record.read_text())
+    told |= {"source": Path(told["source"]), "out": Path(told["out"]), "notices": tuple(told["notices"])}
+    return QuantizeResult(**{field.name: told[field.name] for field in dataclasses.fields(QuantizeResult)})
+
+
+@pytest.fixture(scope="session")
+def quantized_model(quantization: QuantizeResult) -> Path:
+    """The folder of `quantization`."""
+    return quantization.out
