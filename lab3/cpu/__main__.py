@@ -1,0 +1,45 @@
+"""`python -m lab3.cpu lmdeploy …`: the command `lmdeploy …` on a machine without a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lab3.errors import Lab3Error
+
+_NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
+_NEEDS_BACKEND = (("serve", "api_server"), ("chat",))
+
+
+def main(argv: list[str]) -> int:
+    """Run `argv` (`["lmdeploy", …]`) with the CPU as LMDeploy's device. Returns the exit code."""
+    if not argv or argv[0] != "lmdeploy":
+        sys.stderr.write("usage: python -m lab3.cpu lmdeploy ARGUMENTS...\n")
+        return 2
+    # The defaults are 'cuda' and 'turbomind': what is not said means the device that is there.
+    if tuple(argv[1:3]) in _NEEDS_DEVICE and not _given(argv, "--device"):
+        argv = [*argv, "--device", "cpu"]
+    if any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND) and not _given(argv, "--backend"):
+        argv = [*argv, "--backend", "pytorch"]
+    # OpenMP's threads spin while they wait; beside another busy process that makes the engine several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from lab3.cpu.patches import install
+
+        install()
+        from lmdeploy.cli.entrypoint import run
+
+        sys.argv = argv
+        run()
+    except Lab3Error as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _given(argv: list[str], option: str) -> bool:
+    return any(argument == option or argument.startswith(f"{option}=") for argument in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""Linear layers on the CPU: 16-bit and 32-bit weights, and AWQ's 4-bit weights without a dequantized copy.
+
+A matrix product's last bits depend on how many rows it has, and a greedy answer can depend on those bits. So that a
+request gets the same answer alone and among others, each sequence's rows are multiplied by themselves where torch's
+kernel does not treat rows independently.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lmdeploy.pytorch.backends.awq_modules import LinearW4A16BuildSpec, LinearW4A16Impl
+from lmdeploy.pytorch.backends.default.awq_modules import unpack_awq
+from lmdeploy.pytorch.backends.linear import LinearImpl
+from torch import Tensor
+
+# torch's int4 kernel takes these groups; others are cut into the largest of them that divides.
+_KERNEL_GROUPS = (256, 128, 64, 32)
+_KERNEL_ROWS = 16  # and output features in multiples of this
+_step = threading.local()
+
+
+def begin_step(query_lengths: Sequence[int]) -> None:
+    """Tell the layers which rows of this thread's next forward pass belong together: those of one sequence each."""
+    _step.lengths = list(query_lengths)
+
+
+def _lengths(rows: int) -> list[int]:
+    """The sequences' lengths in a product of `rows` rows; the output layer sees one row of each sequence."""
+    lengths: list[int] = getattr(_step, "lengths", [])
+    if sum(lengths) == rows:
+        return lengths
+    return [1] * rows if rows == len(lengths) else [rows]
+
+
+class CpuLinear(LinearImpl):  # type: ignore[misc]
+    """x @ weight.T + bias, sequence by sequence.
+
+    fp16 is multiplied in fp32, which is up to 5 times faster in torch, but for single rows, where fp16 is faster.
+    Only fp32 rows of a decoding step stay together: no rounding to 16 bits makes their last bit matter.
+    """
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """x [..., in_features], weight [out_features, in_features] → [..., out_features]."""
+        rows = x.reshape(-1, x.size(-1))
+        lengths = _lengths(len(rows))
+        if x.dtype == torch.float16:
+            wide = weight.float() if max(lengths) > 1 else None
+            out = torch.cat([_half(part, weight, wide) for part in rows.split(lengths)])
+            out = out if bias is None else out + bias
+        elif max(lengths) > 1 or x.dtype != torch.float32:
+            out = torch.cat([F.linear(part, weight, bias) for part in rows.split(lengths)])
+        else:
+            out = F.linear(rows, weight, bias)
+        return out.view(*x.shape[:-1], -1)
+
+
+def _half(rows: Tensor, weight: Tensor, wide: Tensor | None) -> Tensor:
+    if len(rows) == 1 or wide is None:
+        return F.linear(rows, weight)
+    return F.linear(rows.float(), wide).half()
+
+
+def build_w4a16(spec: LinearW4A16BuildSpec) -> LinearW4A16Impl:
+    """The operator for an AWQ layer: torch's int4 kernel where it fits, else group-wise dequantization at each call.
+
+    Raises:
+        NotImplementedError: weights of other than 4 bits.
+    """
+    if spec.w_bit != 4:
+        raise NotImplementedError(f"lab3's CPU device runs AWQ weights of 4 bits, not {spec.w_bit}.")
+    kernel_group = next((g for g in _KERNEL_GROUPS if spec.group_size % g == 0), None)
+    if kernel_group is None or spec.out_features % _KERNEL_ROWS:
+        return DequantizedW4A16(spec)
+    return PackedW4A16(spec, kernel_group)
+
+
+class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
+    """AWQ weights in the layout of torch's CPU int4 kernel (`_weight_int4pack_mm_for_cpu`).
+
+    AWQ means (q - zero) * scale; the kernel means (q - 8) * scale + offset; so offset = (8 - zero) * scale, the same
+    numbers. It multiplies bf16 activations and accumulates in fp32: next to fp16 it loses three bits of the
+    activation's fraction, far below the 4-bit weights' own error.
+    """
+
+    def __init__(self, spec: LinearW4A16BuildSpec, kernel_group: int) -> None:
+        self.spec = spec
+        self.kernel_group = kernel_group
+
+    def update_weights(
+        self, qweight: Tensor, scales: Tensor, qzeros: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Repack once after loading; the loader's tensors are dropped.
+
+        qweight int32 [K, N/8], scales fp16 [K/g, N], qzeros int32 [K/g, N/8]
+        → uint8 [N, K/2], bf16 [K/kernel_group, N, 2], empty.
+        """
+        codes, zeros = unpack_awq(qweight, qzeros, self.spec.w_bit)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.t().contiguous().int(), 1)
+        scale = scales.float()
+        scale_offset = torch.stack([scale, (8 - zeros.float()) * scale], dim=-1).to(torch.bfloat16)
+        scale_offset = scale_offset.repeat_interleave(self.spec.group_size // self.kernel_group, dim=0)
+        return packed, scale_offset.contiguous(), qzeros.new_empty(0), bias
+
+    def forward(
+        self, x: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        """x [..., in_features] → [..., out_features], in the type of x."""
+        rows = x.reshape(-1, self.spec.in_features).to(torch.bfloat16)
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, qweight, self.kernel_group, scales).to(x.dtype)
+        out = out.view(*x.shape[:-1], self.spec.out_features)
+        return out if bias is None else out + bias.to(x.dtype)
+
+
+class DequantizedW4A16(LinearW4A16Impl):  # type: ignore[misc]
+    """AWQ weights in their own layout, dequantized in slices of the input features at each call: any group size."""
+
+    _SLICE_ELEMENTS = 2**22  # 16 MiB of fp32 at a time, whatever the layer's size
+
+    def __init__(self, spec: LinearW4A16BuildSpec) -> None:
+        self.spec = spec
+
+    def forward(
+        self, x: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        """x [..., in_features] → [..., out_features], in the type of x."""
+        group, width = self.spec.group_size, self.spec.out_features
+        groups_at_once = max(1, self._SLICE_ELEMENTS // (group * width))
+        rows = x.reshape(-1, self.spec.in_features).float()
+        out = rows.new_zeros(len(rows), width)
+        for first in range(0, scales.size(0), groups_at_once):
+            some = slice(first, first + groups_at_once)
+            inputs = slice(first * group, (first + groups_at_once) * group)
+            codes, zeros = unpack_awq(qweight[inputs], qzeros[some], self.spec.w_bit)
+            weight = (codes.float().unflatten(0, (-1, group)) - zeros.float()[:, None]) * scales[some].float()[:, None]
+            out.addmm_(rows[:, inputs], weight.flatten(0, 1))
+        if bias is not None:
+            out += bias.float()
+        return out.to(x.dtype).view(*x.shape[:-1], width)

@@ -1,0 +1,165 @@
+"""The changes to LMDeploy are named, explained, loud when LMDeploy has moved, and undone without a trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab3.cpu import patches
+from lab3.errors import InfraError, UsageError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cpu_device():
+    patches.install()
+    yield
+    patches.uninstall()
+
+
+def current() -> list[Any]:
+    return [patches._find(patch)[2] for patch in patches.PATCHES]
+
+
+def test_installing_and_uninstalling_leaves_lmdeploy_as_it_was():
+    before = current()
+    patches.install()
+    assert patches.installed()
+    assert all(now is not then for now, then in zip(current(), before, strict=True))
+    patches.uninstall()
+    assert not patches.installed()
+    assert all(now is then for now, then in zip(current(), before, strict=True))
+
+
+def test_installing_twice_is_undone_once():
+    before = current()
+    patches.install()
+    patches.install()
+    patches.uninstall()
+    assert all(now is then for now, then in zip(current(), before, strict=True))
+
+
+def test_torch_itself_is_not_touched(cpu_device):
+    import lmdeploy.pytorch.engine.model_agent.agent as agent
+    import torch
+
+    assert agent.torch is not torch
+    assert inspect.ismodule(torch.cuda)
+    assert torch.cuda.Stream.__module__.startswith("torch")
+    assert agent.torch.cuda.current_stream().query()
+    assert agent.torch.Tensor is torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"where": "lmdeploy.pytorch.backends.selector:_get_backend_of_tomorrow"},
+        {"where": "lmdeploy.pytorch.backends.moved:_get_backend"},
+        {"parameters": ("device_type", "something_new")},
+    ],
+    ids=["attribute gone", "module gone", "signature changed"],
+)
+def test_an_lmdeploy_that_has_moved_is_refused_before_anything_is_changed(monkeypatch, change: dict[str, Any]):
+    before = current()
+    moved = dataclasses.replace(patches.PATCHES[0], **change)
+    monkeypatch.setattr(patches, "PATCHES", (*patches.PATCHES[1:], moved))
+    with pytest.raises(InfraError, match="_get_backend"):
+        patches.install()
+    monkeypatch.undo()
+    assert not patches.installed()
+    assert all(now is then for now, then in zip(current(), before, strict=True))
+
+
+@pytest.mark.parametrize("version", ["0.17.1", "0.19.0"])
+def test_another_lmdeploy_is_refused_by_its_version(monkeypatch, version: str):
+    import lmdeploy
+
+    monkeypatch.setattr(lmdeploy, "__version__", version)
+    with pytest.raises(InfraError, match=version):
+        patches.install()
+    assert not patches.installed()
+
+
+def test_every_patch_says_why():
+    assert all(len(patch.why) > 8 for patch in patches.PATCHES)
+    assert len({patch.where for patch in patches.PATCHES}) == len(patches.PATCHES)
+
+
+def test_lmdeploys_own_environment_check_runs_with_the_cpu_in_the_cards_place(cpu_device, embedded_model: Path):
+    from lmdeploy import PytorchEngineConfig
+    from lmdeploy.pytorch.check_env import model
+    from lmdeploy.pytorch.check_env import torch as torch_check
+    from lmdeploy.pytorch.engine.engine_checker import EngineChecker
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        for checker in (model.ModelChecker, torch_check.TorchChecker):
+            original = checker.check
+            patch.setattr(
+                checker,
+                "check",
+                lambda self, original=original: (
+                    seen.append((type(self).__name__, getattr(self, "device", None))) or original(self)
+                ),
+            )
+        EngineChecker(str(embedded_model), PytorchEngineConfig(max_batch_size=4), trust_remote_code=False).handle()
+        assert ("TorchChecker", "cpu") in seen
+        assert "ModelChecker" in {name for name, _ in seen}
+        with pytest.raises(SystemExit):
+            EngineChecker(
+                str(embedded_model.parent), PytorchEngineConfig(max_batch_size=4), trust_remote_code=False
+            ).handle()
+
+
+def test_turbomind_and_drafts_are_refused_when_they_are_configured(cpu_device):
+    from lmdeploy import PytorchEngineConfig, TurbomindEngineConfig
+
+    with pytest.raises(UsageError, match="TurboMind"):
+        TurbomindEngineConfig()
+    with pytest.raises(UsageError, match="--tp 2"):
+        PytorchEngineConfig(tp=2)
+    with pytest.raises(AssertionError, match="cache_max_entry_count"):
+        PytorchEngineConfig(cache_max_entry_count=1.2)  # LMDeploy's own check still runs
+    assert PytorchEngineConfig().device_type == "cpu"
+
+
+def test_a_vision_model_is_refused_before_it_is_loaded(cpu_device, tmp_path: Path):
+    from lmdeploy.serve.openai import api_server
+
+    config = {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="vision-language model"):
+        api_server.get_task("pytorch", str(tmp_path))
+
+
+def lmdeploy_on_cpu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lab3.cpu", "lmdeploy", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ), check=False)
+
+
+def test_the_command_refuses_two_devices_with_the_usage_exit_code(embedded_model: Path):
+    done = lmdeploy_on_cpu("serve", "api_server", str(embedded_model), "--tp", "2")
+    assert done.returncode == 2
+    assert "--tp 2: the CPU device is a single device" in done.stderr
+    assert "what to do" in done.stderr
+
+
+def test_the_command_offers_the_cpu_and_nothing_else():
+    done = lmdeploy_on_cpu("serve", "api_server", "model", "--device", "cuda")
+    assert done.returncode == 2
+    assert "--device" in done.stderr
+    assert "'cpu'" in done.stderr
+
+
+def test_the_command_is_lmdeploys():
+    assert "api_server" in lmdeploy_on_cpu("serve", "--help").stdout
+    assert lmdeploy_on_cpu("--version").stdout.strip() == "0.18.0"
