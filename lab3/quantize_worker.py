@@ -1,0 +1,245 @@
+"""The child process of `lab3.quantize`: runs LMDeploy's AWQ and reports over its standard output, one JSON a line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from lab3 import calibration
+from lab3.errors import InfraError, Lab3Error
+from lab3.perplexity import perplexity
+from lab3.progress import Progress
+
+_CPU_SEQLEN, _CPU_BATCH = 512, 16
+_TUTORIAL_SAMPLES, _TUTORIAL_SEQLEN = 128, 2048
+
+
+def main(argv: list[str]) -> int:
+    """Do the job (a JSON object) given as the only argument."""
+    job = json.loads(argv[0])
+    _end_with_parent(Path(job["out"]).parent)
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # what LMDeploy and its libraries print goes to the log, which is our standard error
+
+    def send(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    def progress(message: str, *, done: float | None = None, total: float | None = None) -> None:
+        send({"message": message, "done": done, "total": total})
+
+    try:
+        send({"result": _work(job, progress)})
+    except Lab3Error as error:
+        send({"error": {"kind": type(error).__name__, "what": error.what, "why": error.why, "todo": error.todo}})
+        return 1
+    return 0
+
+
+def _end_with_parent(scratch: Path) -> None:
+    """When the parent dies, even by SIGKILL, its end of our standard input closes: clean up and go."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        shutil.rmtree(scratch, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    progress("loading LMDeploy")
+    import torch
+    from transformers import AutoTokenizer
+
+    model, out = Path(job["model"]), Path(job["out"])
+    device = _pick_device(job["device"])
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    notices: list[str] = []
+
+    source = job["calibration"]
+    texts = calibration.read_samples(Path(source)) if source else calibration.bundled_calibration()
+    sequences = calibration.tokenize(texts, tokenizer)
+    distinct = sum(len(ids) for ids in sequences)
+    seqlen = job["seqlen"] or (min(_CPU_SEQLEN, max(distinct, 8)) if device == "cpu" else _TUTORIAL_SEQLEN)
+    samples = job["samples"] or (max(distinct // seqlen, 1) if device == "cpu" else _TUTORIAL_SAMPLES)
+    blocks = calibration.pack(sequences, rows=samples, seqlen=seqlen)
+    if blocks.rounds > 1:
+        notices.append(
+            f"the calibration text has {blocks.distinct_tokens} tokens and {samples} x {seqlen} were asked for: "
+            f"it was read {blocks.rounds} times, in another order each time"
+        )
+
+    heldout = calibration.tokenize(calibration.bundled_heldout(), tokenizer) if job["quality"] else []
+    before = perplexity(model, heldout, device=device, progress=_named(progress, "before")) if heldout else None
+    progress("calibrating")
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(calibration.substituted_loader(blocks))
+        changes.enter_context(_stdout_as_progress(progress))
+        changes.enter_context(_cpu_precision(device, job["dtype"]))
+        if job["search_scale"]:
+            changes.enter_context(_search_restores_weights(device))
+        from lmdeploy.lite.apis.auto_awq import auto_awq
+
+        auto_awq(
+            str(model),
+            work_dir=str(out),
+            calib_dataset=calibration.ACCEPTED_DATASET,
+            calib_samples=samples,
+            calib_seqlen=seqlen,
+            batch_size=job["batch_size"] or (min(samples, _CPU_BATCH) if device == "cpu" else 1),
+            w_bits=job["bits"],
+            w_group_size=job["group_size"],
+            search_scale=job["search_scale"],
+            device=device,
+            dtype="float16" if job["dtype"] == "auto" else job["dtype"],
+        )
+    if device != "cpu":
+        torch.cuda.empty_cache()
+    after = perplexity(out, heldout, device=device, progress=_named(progress, "after")) if heldout else None
+    return {
+        "samples": samples,
+        "seqlen": seqlen,
+        "device": device,
+        "perplexity_before": before,
+        "perplexity_after": after,
+        "notices": notices,
+    }
+
+
+def _pick_device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked != "cpu" and not torch.cuda.is_available():
+        raise InfraError(f"no GPU for device {asked}", why="torch finds no CUDA device", todo="use the device cpu")
+    return asked
+
+
+def _named(progress: Progress, when: str) -> Progress:
+    def named(message: str, *, done: float | None = None, total: float | None = None) -> None:
+        progress(f"{message} {when}", done=done, total=total)
+
+    return named
+
+
+@contextlib.contextmanager
+def _cpu_precision(device: str, dtype: str) -> Iterator[None]:
+    """On a CPU, calibrate in fp32 with bf16 products and save in 16 bits: torch's fp16 there is 10x slower than fp32.
+
+    LMDeploy names its loader and its quantizer as globals of two modules; both are put back afterwards.
+    """
+    if device != "cpu":
+        yield
+        return
+    import importlib
+
+    import torch
+
+    calibrate = importlib.import_module("lmdeploy.lite.apis.calibrate")
+    awq = importlib.import_module("lmdeploy.lite.apis.auto_awq")
+    load, quantize = calibrate.load_hf_from_pretrained, awq.quant_weights
+
+    def load_fp32(path: str, **_: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        network.config.use_cache = False
+        return network
+
+    def quantize_and_narrow(network: Any, *args: Any, **options: Any) -> Any:
+        skipped = quantize(network, *args, **options)
+        network.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16)
+        return skipped
+
+    calibrate.load_hf_from_pretrained = load_fp32  # type: ignore[attr-defined]
+    awq.quant_weights = quantize_and_narrow  # type: ignore[attr-defined]
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+    finally:
+        calibrate.load_hf_from_pretrained = load  # type: ignore[attr-defined]
+        awq.quant_weights = quantize  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _search_restores_weights(device: str) -> Iterator[None]:
+    """On a CPU, give LMDeploy's scale search a real copy of the weights that it tries scales on.
+
+    It keeps `v.cpu()` of each tensor to restore it from (auto_scale_block, 0.18), which on a CPU is the tensor itself:
+    every try would spoil the weights for the next (perplexity 189,020 instead of 11 on the embedded model).
+    """
+    if device != "cpu":
+        yield
+        return
+    import importlib
+    from unittest import mock
+
+    from torch import nn
+
+    search = importlib.import_module("lmdeploy.lite.quantization.calibration")
+    original = nn.Module.state_dict
+
+    def copied(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return {name: tensor.clone() for name, tensor in original(self, *args, **kwargs).items()}
+
+    def auto_scale_block(*args: Any, **kwargs: Any) -> Any:
+        with mock.patch.object(nn.Module, "state_dict", copied):
+            return auto_scale(*args, **kwargs)
+
+    auto_scale = search.auto_scale_block
+    with mock.patch.object(search, "auto_scale_block", auto_scale_block):
+        yield
+
+
+@contextlib.contextmanager
+def _stdout_as_progress(progress: Progress) -> Iterator[None]:
+    """LMDeploy prints a line for every layer it has calibrated, smoothed and packed: count them."""
+    stream = _Counted(sys.stdout, progress)
+    with contextlib.redirect_stdout(stream):
+        yield
+
+
+class _Counted(io.TextIOBase):
+    """Passes text on to the log, and turns LMDeploy's lines into progress."""
+
+    _STEPS = (
+        ("calibrating", re.compile(r"samples: \d+, max gpu memory")),
+        ("smoothing weights", re.compile(r"smooth weight done")),
+        ("packing weights", re.compile(r"weight (packed|skipped)\.")),
+    )
+
+    def __init__(self, log: TextIO, progress: Progress) -> None:
+        self._log = log
+        self._progress = progress
+        self._layers = 0
+        self._counts = dict.fromkeys((name for name, _ in self._STEPS), 0)
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._layers += len(re.findall(r"layers\.\d+ to CPU", text))
+        for name, pattern in self._STEPS:
+            if pattern.search(text):
+                self._counts[name] += 1
+                # A decoder layer has several linear layers: only whole layers can be counted against a total.
+                total = None if name == "packing weights" else self._layers or None
+                self._progress(
+                    f"{name} the weights" if name != "calibrating" else name, done=self._counts[name], total=total
+                )
+        return len(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
