@@ -1,0 +1,109 @@
+"""Which of LMDeploy's engines serves a model on this machine, and with which flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+from lab3.errors import UsageError
+from lab3.models import ModelConfig
+
+Engine = Literal["turbomind", "pytorch", "cpu"]
+
+QUANT_POLICY = {16: 0, 8: 8, 4: 4}  # bits of a number in the KV cache -> LMDeploy's --quant-policy
+TURBOMIND_AWQ_GROUP_SIZE = 128  # lmdeploy/turbomind/converter.py
+TURBOMIND_CAPABILITY = (7, 0)
+_MIG_CAPABILITY = "8.0"  # NVML does not tell a slice's; the first cards that can be sliced have this one
+
+
+def engine_for(config: ModelConfig, wish: Engine | Literal["auto"], env: Mapping[str, str]) -> Engine:
+    """The engine for `wish`, where "auto" asks the hardware. Raises UsageError for one that cannot serve the model."""
+    if wish not in ("auto", "turbomind", "pytorch", "cpu"):
+        raise UsageError(f"there is no engine {wish!r}", todo="choose auto, turbomind, pytorch or cpu")
+    if wish == "auto":
+        return choose_engine(config, gpu_capability(env))
+    if wish == "turbomind" and (obstacle := _awq_obstacle(config)):
+        raise UsageError(
+            "TurboMind cannot serve this model",
+            why=obstacle,
+            todo="quantize with group size 128, or use the engine 'pytorch'",
+        )
+    return wish
+
+
+def choose_engine(config: ModelConfig, capability: tuple[int, int] | None) -> Engine:
+    """The fastest engine that serves the model: `capability` is the GPU's compute capability, None without a GPU."""
+    if capability is None:
+        return "cpu"
+    return "turbomind" if capability >= TURBOMIND_CAPABILITY and not _awq_obstacle(config) else "pytorch"
+
+
+def server_flags(
+    config: ModelConfig,
+    *,
+    engine: Engine,
+    kv_bits: int,
+    cache_ratio: float,
+    dtype: str = "auto",
+    session_len: int | None = None,
+    max_batch_size: int | None = None,
+    tool_call_parser: str | None = "internlm",
+) -> list[str]:
+    """LMDeploy's flags for these wishes. Raises UsageError for what LMDeploy would refuse after loading torch."""
+    if kv_bits not in QUANT_POLICY:
+        raise UsageError(f"kv_bits={kv_bits} is not offered", todo="choose 16 (no quantization), 8 or 4")
+    if not 0 < cache_ratio < 1:
+        raise UsageError(
+            f"cache_ratio={cache_ratio} is out of range",
+            why="LMDeploy takes a share of the memory that is free after the weights, and needs some for itself",
+            todo="choose more than 0 and less than 1, such as 0.8 or 0.4",
+        )
+    if dtype not in ("auto", "float16", "bfloat16"):
+        raise UsageError(f"dtype={dtype} is not offered", todo="choose auto, float16 or bfloat16")
+    for name, value in {"session_len": session_len, "max_batch_size": max_batch_size}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name}={value} is not a positive number", todo="leave it out for LMDeploy's own choice")
+    optional = {
+        "--dtype": dtype,
+        "--model-format": "awq" if _quant_method(config) == "awq" else None,
+        "--session-len": session_len,
+        "--max-batch-size": max_batch_size,
+        "--tool-call-parser": tool_call_parser,
+    }
+    return [
+        *["--backend", "turbomind" if engine == "turbomind" else "pytorch"],
+        *(["--device", "cpu"] if engine == "cpu" else []),
+        *["--quant-policy", str(QUANT_POLICY[kv_bits]), "--cache-max-entry-count", f"{cache_ratio:g}"],
+        *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
+        *["--log-level", "INFO"],  # WARNING shows neither how far the loading is nor how many KV blocks there are
+    ]
+
+
+def launcher_of(engine: Engine) -> list[str]:
+    """What comes before `serve api_server`: LMDeploy, or LMDeploy with lab3's CPU device."""
+    module = ["lab3.cpu", "lmdeploy"] if engine == "cpu" else ["lmdeploy"]
+    return [sys.executable, "-m", *module]
+
+
+def gpu_capability(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """The compute capability of the first GPU that a process with this environment sees, None without one (NVML)."""
+    from lab3.nvml import devices
+
+    found = devices(environ=environ)
+    if not found:
+        return None
+    major, _, minor = (found[0].compute_capability or _MIG_CAPABILITY).partition(".")
+    return int(major), int(minor)
+
+
+def _awq_obstacle(config: ModelConfig) -> str:
+    group_size = (config.quantization or {}).get("group_size")
+    if _quant_method(config) == "awq" and group_size not in (None, 0, TURBOMIND_AWQ_GROUP_SIZE):
+        return f"its AWQ group size is {group_size}, and TurboMind has kernels for {TURBOMIND_AWQ_GROUP_SIZE} only"
+    return ""
+
+
+def _quant_method(config: ModelConfig) -> str | None:
+    return (config.quantization or {}).get("quant_method")
