@@ -1,0 +1,351 @@
+"""The rubric: every check of the lab, a pure function of the Evidence.
+
+`unknown` is a verdict: it is neither a pass nor a fail, and trouble with the machine is never a fail of the subject.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+from lab3.evidence import Evidence, QuantizationFacts, ToolFacts
+
+Status = Literal["pass", "fail", "unknown"]
+T = TypeVar("T")
+
+SIZE_TOLERANCE = 0.01
+# LMDeploy's AWQ costs a model of 135M parameters 17% to 21% (bench/RESULTS.md) and larger ones less; a broken folder is
+# off by orders of magnitude.
+PERPLEXITY_RATIO = 1.25
+KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. `source` names the evidence that it was read from."""
+
+    status: Status
+    reason: str
+    source: str
+    expected: Any = None
+    actual: Any = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the rubric. A check that is not required earns points but does not decide over pass and fail."""
+
+    id: str
+    task: int
+    title: str
+    max_points: int
+    section: str  # the section of the Evidence without which there is nothing to judge
+    judge: Callable[[Evidence], Finding]
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A check's finding with its points; the line of a report."""
+
+    id: str
+    task: int
+    title: str
+    status: Status
+    points: int
+    max_points: int
+    reason: str
+    expected: Any
+    actual: Any
+    source: str
+    required: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return asdict(self)
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """The verdicts of all checks, in the rubric's order."""
+    return [_verdict(check, evidence) for check in CHECKS]
+
+
+def score(verdicts: list[Verdict]) -> tuple[int, int]:
+    """(points, most points possible)."""
+    return sum(v.points for v in verdicts), sum(v.max_points for v in verdicts)
+
+
+def exit_code(verdicts: list[Verdict]) -> int:
+    """0 all required checks passed, 1 one failed, 3 none failed but one could not be judged."""
+    statuses = {v.status for v in verdicts if v.required}
+    return 1 if "fail" in statuses else 3 if "unknown" in statuses else 0
+
+
+def _verdict(check: Check, evidence: Evidence) -> Verdict:
+    if not getattr(evidence, check.section):
+        trouble = evidence.trouble.get(check.section)
+        found = Finding("unknown", trouble or "no evidence of this step", source=check.section)
+    else:
+        found = check.judge(evidence)
+    return Verdict(
+        id=check.id,
+        task=check.task,
+        title=check.title,
+        status=found.status,
+        points=check.max_points if found.status == "pass" else 0,
+        max_points=check.max_points,
+        reason=found.reason,
+        expected=found.expected,
+        actual=found.actual,
+        source=found.source,
+        required=check.required,
+    )
+
+
+def _decide(good: bool, *, yes: str, no: str, source: str, expected: Any = None, actual: Any = None) -> Finding:
+    return Finding("pass" if good else "fail", yes if good else no, source, expected, actual)
+
+
+# --- task 1: W4A16, int4 KV cache, one conversation ----------------------------------------------------------------
+
+
+def _weights_are_w4a16(evidence: Evidence) -> Finding:
+    q = _given(evidence.quantization)
+    return _decide(
+        (q.method, q.bits) == ("awq", 4)
+        and q.group_size in (32, 64, 128)
+        and q.packed_layers > 0
+        and q.plain_layers == 0,
+        yes=f"AWQ, {q.bits} bits, group size {q.group_size}, all {q.packed_layers} linear layers",
+        no="the folder is not AWQ with 4 bits in every linear layer",
+        source="config.json and safetensors headers of the quantized folder",
+        expected={"method": "awq", "bits": 4, "group_size": [128, 64, 32], "plain_layers": 0},
+        actual={
+            "method": q.method,
+            "bits": q.bits,
+            "group_size": q.group_size,
+            "packed_layers": q.packed_layers,
+            "plain_layers": q.plain_layers,
+        },
+    )
+
+
+def _size_is_as_predicted(evidence: Evidence) -> Finding:
+    q = _given(evidence.quantization)
+    error = (q.weight_bytes_after - q.predicted_weight_bytes) / q.predicted_weight_bytes
+    return _decide(
+        abs(error) <= SIZE_TOLERANCE and q.weight_bytes_after < q.weight_bytes_before,
+        yes=f"{_percent(q)} smaller, {abs(error):.2%} off the prediction",
+        no=f"{_percent(q)} smaller, {error:+.1%} off what the model's shape predicts",
+        source="safetensors headers of both folders",
+        expected={"weight_bytes": q.predicted_weight_bytes, "within": SIZE_TOLERANCE},
+        actual={"weight_bytes": q.weight_bytes_after, "before": q.weight_bytes_before},
+    )
+
+
+def _folder_is_smaller(evidence: Evidence) -> Finding:
+    q = _given(evidence.quantization)
+    saved = q.folder_bytes_before - q.folder_bytes_after
+    weights_saved = q.weight_bytes_before - q.predicted_weight_bytes
+    return _decide(
+        saved >= 0.9 * weights_saved,
+        yes=f"the folder shrank by {saved / 1e6:.0f} MB",
+        no=f"the folder shrank by {saved / 1e6:.0f} MB; the weights alone must save {weights_saved / 1e6:.0f} MB",
+        source="allocated blocks of both folders, as du counts them",
+        expected={"saved_bytes_at_least": round(0.9 * weights_saved)},
+        actual={"before": q.folder_bytes_before, "after": q.folder_bytes_after},
+    )
+
+
+def _quality_survives(evidence: Evidence) -> Finding:
+    q = _given(evidence.quantization)
+    if q.perplexity_before is None or q.perplexity_after is None:
+        return Finding("unknown", "the perplexity was not measured", source="perplexity on held-out text")
+    ratio = q.perplexity_after / q.perplexity_before
+    return _decide(
+        math.isfinite(ratio) and ratio <= PERPLEXITY_RATIO,
+        yes=f"perplexity {q.perplexity_before:.2f} → {q.perplexity_after:.2f} ({ratio - 1:+.1%})",
+        no=f"perplexity rose from {q.perplexity_before:.2f} to {q.perplexity_after:.2f} ({ratio - 1:+.1%})",
+        source="perplexity on held-out text",
+        expected={"ratio_at_most": PERPLEXITY_RATIO},
+        actual={"ratio": round(ratio, 4)},
+    )
+
+
+def _kv_cache_is_int4(evidence: Evidence) -> Finding:
+    """By measurement where the server tells its capacity: the pool's bytes for each token it holds.
+
+    used = o + W + pool + e (DESIGN's VRAM model) for both servers on one device, and o + e is the same for both, so
+    pool = used - used' + W' - W + pool'.
+    """
+    after, before, q = _given(evidence.quantized), evidence.baseline, evidence.quantization
+    flag = f"--quant-policy {after.kv_bits}" if after.kv_bits < 16 else "no KV quantization"
+    if after.kv_bits != 4:
+        return Finding("fail", f"the server was started with {flag}", "the server's command", 4, after.kv_bits)
+    if not (before and q and before.kv_tokens and after.kv_tokens):
+        return Finding("pass", f"{flag}; its capacity is not told by this engine", "the server's command", 4, 4)
+    pool_before = before.kv_tokens * q.kv_bytes_per_token[str(before.kv_bits)]
+    weights_saved = q.weight_bytes_before - q.weight_bytes_after
+    pool = (after.used_mib - before.used_mib) * 2**20 + weights_saved + pool_before
+    measured, expected = pool / after.kv_tokens, q.kv_bytes_per_token["4"]
+    return _decide(
+        abs(measured / expected - 1) <= KV_TOLERANCE,
+        yes=f"{after.kv_tokens} tokens at {measured:.0f} bytes each: int4",
+        no=f"{measured:.0f} bytes for each token are not int4's {expected}",
+        source="memory of both servers and the capacity that they tell (/distserve/engine_info)",
+        expected={"kv_bits": 4, "bytes_per_token": expected},
+        actual={"kv_bits": after.kv_bits, "bytes_per_token": round(measured)},
+    )
+
+
+def _cache_ratio_is_lowered(evidence: Evidence) -> Finding:
+    server = _given(evidence.quantized)
+    return _decide(
+        0 < server.cache_ratio <= 0.4,
+        yes=f"--cache-max-entry-count {server.cache_ratio}",
+        no=f"--cache-max-entry-count {server.cache_ratio}: most of the lab's drop in memory comes from 0.4",
+        source="the server's command",
+        expected={"at_most": 0.4},
+        actual=server.cache_ratio,
+    )
+
+
+def _memory_falls(evidence: Evidence) -> Finding:
+    after, before, q = _given(evidence.quantized), evidence.baseline, evidence.quantization
+    if before is None or q is None:
+        return Finding("unknown", "there is no baseline to compare with", source="memory of both servers")
+    if after.total_mib != before.total_mib or after.memory_method != before.memory_method:
+        return Finding("unknown", "the two servers were measured on different devices", source="memory of both servers")
+    ceiling = before.used_mib - (q.weight_bytes_before - q.weight_bytes_after) / 2**20 / 2
+    return _decide(
+        after.used_mib <= ceiling,
+        yes=f"{before.used_mib} → {after.used_mib} MiB of {after.total_mib}",
+        no=f"{after.used_mib} MiB, above the ceiling of {ceiling:.0f}: less than half of the weights saved",
+        source=f"memory of both servers ({after.memory_method})",
+        expected={"used_mib_at_most": round(ceiling)},
+        actual={"baseline_mib": before.used_mib, "quantized_mib": after.used_mib},
+    )
+
+
+def _model_answers(evidence: Evidence) -> Finding:
+    chat = _given(evidence.chat)
+    faults = []
+    if not chat.text.strip():
+        faults.append("the answer is empty")
+    if chat.finish_reason not in ("stop", "length"):
+        faults.append(f"finish_reason is {chat.finish_reason!r}")
+    counts = (chat.prompt_tokens, chat.completion_tokens, chat.total_tokens)
+    if None in counts:
+        faults.append("the server told no usage")
+    elif not (chat.prompt_tokens and chat.completion_tokens):
+        faults.append("the usage counts no tokens")
+    elif chat.prompt_tokens + chat.completion_tokens != (chat.total_tokens or 0):
+        faults.append(f"usage: {chat.prompt_tokens} + {chat.completion_tokens} is not {chat.total_tokens}")
+    return _decide(
+        not faults,
+        yes=f"{chat.completion_tokens} tokens: {_short(chat.text)!r}",
+        no="; ".join(faults),
+        source="POST /v1/chat/completions",
+        expected="an answer in text, with usage that adds up",
+        actual={"text": _short(chat.text), "finish_reason": chat.finish_reason, "usage": counts},
+    )
+
+
+# --- task 2: one add and one mul call ------------------------------------------------------------------------------
+
+
+def _calls_function(name: str) -> Callable[[Evidence], Finding]:
+    def check(evidence: Evidence) -> Finding:
+        asked = _about(evidence, name)
+        source = "tool_calls on the wire"
+        if asked is None:
+            return Finding("unknown", f"nothing was asked that needs {name}", source)
+        good = [c for c in asked.calls if c.name == name and c.outcome == "ok"]
+        seen = [f"{c.name}({c.arguments_json}): {c.outcome}" for c in asked.calls]
+        return _decide(
+            bool(good),
+            yes=f"{good[0].name}({good[0].arguments_json}) → {good[0].result}" if good else "",
+            no=f"no valid call of {name}: {'; '.join(seen) or asked.outcome}",
+            source=source,
+            expected=f"a call of {name} whose arguments are JSON that fits its schema",
+            actual=seen,
+        )
+
+    return check
+
+
+def _right_arguments(name: str) -> Callable[[Evidence], Finding]:
+    def check(evidence: Evidence) -> Finding:
+        asked = _about(evidence, name)
+        source = "tool_calls on the wire"
+        if asked is None:
+            return Finding("unknown", f"nothing was asked that needs {name}", source)
+        called = [c.arguments for c in asked.calls if c.name == name and c.outcome == "ok" and c.arguments is not None]
+        return _decide(
+            any(sorted(_numbers(arguments)) == sorted(asked.expected) for arguments in called),
+            yes=f"{name} was called with the question's numbers",
+            no=f"{name} was called with other numbers than the question's",
+            source=source,
+            expected=list(asked.expected),
+            actual=called,
+        )
+
+    return check
+
+
+def _results_go_back(evidence: Evidence) -> Finding:
+    runs = evidence.tools
+    ran = [t for t in runs if any(c.outcome == "ok" for c in t.calls)]
+    if not ran:
+        return Finding("unknown", "no call was executed, so there is no result to feed back", source="the transcript")
+    return _decide(
+        all(t.results_returned and t.answer.strip() for t in ran),
+        yes="each result went back to the model, and it answered",
+        no="a result was not fed back to the model, or it gave no answer after it",
+        source="the transcript",
+        expected="results returned and an answer after them",
+        actual=[{"function": t.function, "returned": t.results_returned, "answer": _short(t.answer)} for t in ran],
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("quantize.w4a16", 1, "The weights are W4A16", 10, "quantization", _weights_are_w4a16),
+    Check("quantize.size", 1, "The weights take the predicted bytes", 10, "quantization", _size_is_as_predicted),
+    Check("quantize.folder", 1, "The folder on disk is smaller", 5, "quantization", _folder_is_smaller),
+    Check("quantize.quality", 1, "The quantized model is about as good", 5, "quantization", _quality_survives),
+    Check("serve.kv_int4", 1, "The server's KV cache is int4", 15, "quantized", _kv_cache_is_int4),
+    Check("serve.cache_ratio", 1, "The cache's share of memory is lowered", 5, "quantized", _cache_ratio_is_lowered),
+    Check("serve.memory", 1, "The quantized server takes less memory", 15, "quantized", _memory_falls),
+    Check("chat.answer", 1, "The quantized model answers over the API", 15, "chat", _model_answers),
+    Check("tools.add", 2, "The model calls add", 5, "tools", _calls_function("add")),
+    Check("tools.mul", 2, "The model calls mul", 5, "tools", _calls_function("mul")),
+    # Protocol and ability are graded apart: a forced call is always well formed, and may still be of other numbers.
+    Check("tools.add_arguments", 2, "add gets the right numbers", 2, "tools", _right_arguments("add"), required=False),
+    Check("tools.mul_arguments", 2, "mul gets the right numbers", 3, "tools", _right_arguments("mul"), required=False),
+    Check("tools.results", 2, "Results are fed back and used", 5, "tools", _results_go_back),
+)
+
+
+def _given(section: T | None) -> T:
+    if section is None:
+        raise ValueError("a check was asked to judge a section that is missing")
+    return section
+
+
+def _about(evidence: Evidence, name: str) -> ToolFacts | None:
+    return next((t for t in evidence.tools if t.function == name), None)
+
+
+def _numbers(arguments: dict[str, Any]) -> list[float]:
+    return [v for v in arguments.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _percent(q: QuantizationFacts) -> str:
+    return f"{1 - q.weight_bytes_after / q.weight_bytes_before:.0%}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else line[:117] + "..."

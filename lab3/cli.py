@@ -1,0 +1,348 @@
+"""The command line: arguments in, one call, its result out. No logic of the lab lives here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab3 import __version__
+from lab3.errors import Lab3Error
+from lab3.progress import Progress
+
+MODEL_HELP = (
+    "`embedded` (SmolLM2-135M-Instruct, no hub needed), a folder, or a hub id such as internlm/internlm2_5-1_8b-chat"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 all well, 1 a check failed, 2 wrong usage, 3 trouble with the machine."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except Lab3Error as error:
+        _fail(arguments, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _fail(arguments: argparse.Namespace, error: Lab3Error) -> None:
+    if arguments.json:
+        fault = {"what": error.what, "why": error.why, "todo": error.todo, "details": str(error)}
+        _print_json({"error": fault, "exit_code": error.exit_code})
+    print(f"error: {error}", file=sys.stderr)
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lab3.checks import exit_code, judge
+    from lab3.lab import run_lab
+    from lab3.report import build_report, write_report
+
+    server = {} if arguments.engine == "auto" else {"engine": arguments.engine}
+    evidence = run_lab(arguments.model, arguments.out, server=server, progress=_progress(arguments))
+    verdicts = judge(evidence)
+    report = build_report(evidence, verdicts)
+    write_report(report, arguments.out / "report.json")
+    if arguments.json:
+        _print_json(report)
+    else:
+        from lab3.report.text import print_report
+
+        print_report(report, arguments.out / "report.json")
+    return exit_code(verdicts)
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from lab3.models import resolve
+    from lab3.quantize import quantize
+
+    progress = _progress(arguments)
+    result = quantize(
+        resolve(arguments.model, progress=progress),
+        arguments.out,
+        samples=arguments.samples,
+        seqlen=arguments.seqlen,
+        bits=arguments.bits,
+        group_size=arguments.group_size,
+        search_scale=arguments.search_scale,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        calibration=arguments.calibration,
+        overwrite=arguments.overwrite,
+        progress=progress,
+    )
+    return _show(arguments, result.to_dict())
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from lab3.models import resolve
+    from lab3.serve import ApiServer
+
+    progress = _progress(arguments)
+    server = ApiServer(
+        resolve(arguments.model, progress=progress),
+        kv_bits=arguments.kv_bits,
+        cache_ratio=arguments.cache_ratio,
+        port=arguments.port or None,
+        host=arguments.host,
+        engine=arguments.engine,
+        tool_call_parser=arguments.tool_call_parser,
+        model_name=arguments.model_name,
+        progress=progress,
+    )
+    with _terminated_as_interrupted(), server:
+        facts = {"base_url": server.base_url, "model": server.model_name, "engine": server.engine, "pid": server.pid}
+        _show(arguments, facts | {"command": server.shell_command, "log": str(server.log_path)})
+        if not arguments.json:
+            print("serving; Ctrl-C stops everything", flush=True)
+        while True:
+            server.check_running()
+            time.sleep(0.5)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from lab3.chat import chat
+
+    with _somebody_to_ask(arguments) as base_url:
+        result = chat(
+            arguments.text,
+            base_url=base_url,
+            api_key=arguments.api_key,
+            stream=arguments.stream,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+            max_tokens=arguments.max_tokens,
+        )
+    if arguments.json:
+        return _show(arguments, result.to_dict())
+    print(result.text)
+    return 0
+
+
+def _funcall(arguments: argparse.Namespace) -> int:
+    from lab3.funcall import run_tools
+
+    with _somebody_to_ask(arguments) as base_url:
+        result = run_tools(
+            arguments.text,
+            base_url=base_url,
+            api_key=arguments.api_key,
+            stream=arguments.stream,
+            tool_choice=arguments.tool_choice.split(",") if "," in arguments.tool_choice else arguments.tool_choice,
+            style=arguments.style,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+            max_tokens=arguments.max_tokens,
+        )
+    if arguments.json:
+        _show(arguments, result.to_dict())
+    else:
+        for call in result.calls:
+            print(f"{call.name}({call.arguments_json}) → {call.result if call.outcome == 'ok' else call.error}")
+        print(result.answer or f"(no answer: {result.outcome})")
+    return 0 if result.outcome == "answered" else 1
+
+
+def _vram_measure(arguments: argparse.Namespace) -> int:
+    from lab3 import vram
+
+    reading = vram.read(arguments.pid, device=arguments.device)
+    return _show(arguments, reading.to_dict())
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from lab3.doctor import examine
+
+    findings = examine()
+    if arguments.json:
+        return _show(arguments, {"findings": [finding.to_dict() for finding in findings]})
+    from lab3.report.text import print_findings
+
+    print_findings(findings)
+    return 0
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lab3",
+        description="The LMDeploy quantization lab (W4A16, int4 KV cache, chat, function calls), done and judged.",
+    )
+    parser.add_argument("--version", action="version", version=f"lab3 {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "do the whole lab and judge it")
+    run.add_argument("--model", default="embedded", help=MODEL_HELP)
+    run.add_argument("--out", type=Path, default=Path("lab3-out"), help="folder for the results (%(default)s)")
+    _engine_argument(run)
+
+    quantize = _command(commands, "quantize", _quantize, "quantize a model to W4A16 with LMDeploy's AWQ")
+    quantize.add_argument("model", help=MODEL_HELP)
+    quantize.add_argument("--out", type=Path, required=True, help="the new folder")
+    quantize.add_argument("--samples", type=_positive, help="calibration samples (GPU: 128; CPU: lab3's own text once)")
+    quantize.add_argument("--seqlen", type=_positive, help="tokens in a sample (GPU: 2048; CPU: 512)")
+    quantize.add_argument("--bits", type=int, default=4, help="bits of a weight; LMDeploy's AWQ has 4")
+    quantize.add_argument("--group-size", type=int, default=128, help="weights that share a scale (%(default)s)")
+    quantize.add_argument("--search-scale", action="store_true", help="search AWQ's scale ratio: slower, often better")
+    quantize.add_argument("--batch-size", type=_positive, help="calibration samples at once (GPU: 1; CPU: up to 16)")
+    quantize.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    quantize.add_argument("--dtype", default="auto", choices=("auto", "float16", "bfloat16"))
+    quantize.add_argument("--calibration", type=Path, help="a .txt or .jsonl file in place of lab3's own text")
+    quantize.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+    serve = _command(commands, "serve", _serve, "serve a model with LMDeploy until Ctrl-C")
+    serve.add_argument("model", help=MODEL_HELP)
+    serve.add_argument("--kv-bits", type=int, default=16, choices=(16, 8, 4), help="bits of the KV cache (%(default)s)")
+    serve.add_argument("--cache-ratio", type=float, default=0.8, help="its share of the free memory (%(default)s)")
+    serve.add_argument("--port", type=int, default=23333, help="0 takes a free one (%(default)s)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serve.add_argument("--model-name", help="name in /v1/models (the folder's name)")
+    serve.add_argument("--tool-call-parser", default="internlm", help="LMDeploy's parser of tool calls (%(default)s)")
+    _engine_argument(serve)
+
+    for name, function, text in (
+        ("chat", _chat, "say something to a model"),
+        ("funcall", _funcall, "ask a question that needs add or mul, and run the calls"),
+    ):
+        command = _command(commands, name, function, text)
+        command.add_argument("text", metavar="TEXT", help="what to say")
+        _ask_arguments(command)
+        if name == "funcall":
+            command.add_argument(
+                "--tool-choice",
+                default="auto",
+                help="auto, required, none, or one for each round with commas (%(default)s)",
+            )
+            command.add_argument("--style", default="tool", choices=("tool", "environment"), help="role of results")
+
+    memory = commands.add_parser("vram", help="device memory").add_subparsers(required=True, metavar="COMMAND")
+    measure = _command(memory, "measure", _vram_measure, "read the device's memory once")
+    measure.add_argument("--pid", type=int, help="attribute to this process and its children")
+    measure.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or a UUID (%(default)s)")
+
+    _command(commands, "doctor", _doctor, "what this machine can do, and what to type about each problem")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    command.set_defaults(run=function)
+    return command
+
+
+def _engine_argument(command: argparse.ArgumentParser) -> None:
+    engines = ("auto", "turbomind", "pytorch", "cpu")
+    command.add_argument("--engine", default="auto", choices=engines, help="LMDeploy's engine (%(default)s)")
+
+
+def _ask_arguments(command: argparse.ArgumentParser) -> None:
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--base-url", help="a running server, for instance http://127.0.0.1:23333/v1")
+    where.add_argument("--model", help=f"start a server for this: {MODEL_HELP}")
+    command.add_argument("--api-key", default="none", help="for a server that wants one")
+    command.add_argument("--kv-bits", type=int, default=16, choices=(16, 8, 4), help="with --model (%(default)s)")
+    command.add_argument("--stream", action="store_true", help="stream the answer: gives the time to first token")
+    command.add_argument("--temperature", type=float, help="0 is greedy (default: the server's)")
+    command.add_argument("--seed", type=int)
+    command.add_argument("--max-tokens", type=_positive, default=512, help="(%(default)s)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value
+
+
+# --- output --------------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace, facts: dict[str, Any]) -> int:
+    if arguments.json:
+        _print_json(facts)
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {value}", flush=True)
+    return 0
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
+
+
+def _progress(arguments: argparse.Namespace) -> Progress:
+    if arguments.quiet:
+        from lab3.progress import silent
+
+        return silent
+    from lab3.report.text import TerminalProgress
+
+    return TerminalProgress()
+
+
+def _somebody_to_ask(arguments: argparse.Namespace) -> Any:
+    """A context that gives the base URL: the one that was named, or that of a server started for the occasion."""
+    import contextlib
+
+    if arguments.base_url is not None:
+        return contextlib.nullcontext(arguments.base_url)
+    return _own_server(arguments)
+
+
+def _own_server(arguments: argparse.Namespace) -> Any:
+    import contextlib
+
+    from lab3.models import resolve
+    from lab3.serve import ApiServer
+
+    @contextlib.contextmanager
+    def serving() -> Any:
+        progress = _progress(arguments)
+        with ApiServer(
+            resolve(arguments.model, progress=progress), kv_bits=arguments.kv_bits, progress=progress
+        ) as server:
+            yield server.base_url
+
+    return serving()
+
+
+def _terminated_as_interrupted() -> Any:
+    """SIGTERM and SIGINT end the foreground server with everything it started, as Ctrl-C does.
+
+    SIGINT too: a process that a shell put in the background starts with it ignored.
+    """
+    import contextlib
+    import signal
+
+    @contextlib.contextmanager
+    def handled() -> Any:
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return handled()

@@ -1,0 +1,107 @@
+"""The Evidence record: the facts of one lab, gathered by a collector and judged by nobody yet.
+
+A section that is None was not shown; `trouble` says why when that was not the subject's fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFacts:
+    """A server as it was started and measured. Memory in MiB, at its peak while it was used."""
+
+    command: str
+    engine: str
+    kv_bits: int
+    cache_ratio: float
+    startup_seconds: float
+    used_mib: int
+    total_mib: int
+    memory_method: str
+    kv_tokens: int | None  # tokens that the KV cache holds, as the server itself tells
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationFacts:
+    """The model folder before and after. Weight bytes are those of the tensors, folder bytes as `du` counts."""
+
+    method: str | None  # quant_method of the folder's config.json
+    bits: int | None
+    group_size: int | None
+    packed_layers: int  # linear layers of the folder held in 4 bits, with scales and zeros
+    plain_layers: int  # and those still in 16 or 32, the output layer aside
+    weight_bytes_before: int
+    weight_bytes_after: int
+    predicted_weight_bytes: int
+    folder_bytes_before: int
+    folder_bytes_after: int
+    perplexity_before: float | None
+    perplexity_after: float | None
+    kv_bytes_per_token: dict[str, int]  # KV bits ("16", "8", "4") → bytes, from the model's shape
+    seconds: float
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFacts:
+    """One answered question. Times in seconds; None where the server did not tell."""
+
+    question: str
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    ttft_s: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallFacts:
+    """One tool call as it came over the wire, and what became of it (`outcome` of lab3.funcall.Call)."""
+
+    id: str
+    name: str
+    arguments_json: str
+    arguments: dict[str, Any] | None
+    outcome: str
+    result: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolFacts:
+    """One question that needs the function `function`, called with `expected` in any order."""
+
+    question: str
+    function: str
+    expected: tuple[float, ...]
+    tool_choice: str
+    calls: tuple[CallFacts, ...]
+    results_returned: bool  # a request with the results went back to the model
+    answer: str
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that is known of one lab."""
+
+    subject: str
+    model: str
+    environment: dict[str, str] = field(default_factory=dict)
+    baseline: ServerFacts | None = None
+    quantization: QuantizationFacts | None = None
+    quantized: ServerFacts | None = None
+    chat: ChatFacts | None = None
+    tools: tuple[ToolFacts, ...] = ()
+    trouble: dict[str, str] = field(default_factory=dict)  # section → the infrastructure's trouble with it
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values; subject and environment stand beside the evidence in a report."""
+        plain = asdict(self)
+        for name in ("subject", "environment"):
+            del plain[name]
+        return plain
