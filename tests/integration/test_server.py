@@ -1,0 +1,237 @@
+"""The lab's server on the wire: the real LMDeploy, asked by the real OpenAI client."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from openai import OpenAI
+
+from lab3 import funcall, lab, vram
+from lab3.chat import chat
+from lab3.lab import kv_bytes_per_token, kv_tokens
+from lab3.models import model_tensors, read_config
+from lab3.serve import ApiServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "List five fruits.",
+    "介绍一下你自己",
+    "Why is the sky blue?",
+    "What is 12345 + 67890?",
+    "Tell me a story about a fox.",
+    "Write a Python function that adds two numbers.",
+    "Who wrote Hamlet?",
+)
+
+
+def metric(server: ApiServer, name: str) -> float:
+    lines = requests.get(server.base_url.removesuffix("/v1") + "/metrics", timeout=10).text.splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"lmdeploy:{name}{{"))
+
+
+def wait_for(condition: Any, timeout_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_the_server_says_that_it_is_healthy_and_what_it_serves(quantized_server: ApiServer):
+    assert requests.get(quantized_server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200
+    client = OpenAI(base_url=quantized_server.base_url, api_key="none")
+    assert [model.id for model in client.models.list()] == [quantized_server.model_name]
+
+
+def test_it_listens_on_this_machine_only(quantized_server: ApiServer):
+    import psutil
+
+    sockets = [
+        connection.laddr
+        for pid in quantized_server.pids
+        for connection in psutil.Process(pid).net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert quantized_server.port in {address.port for address in sockets}
+    assert {address.ip for address in sockets if address.port == quantized_server.port} == {"127.0.0.1"}
+
+
+def test_the_quantized_model_answers_a_question(quantized_server: ApiServer):
+    result = chat(QUESTIONS[0], base_url=quantized_server.base_url, temperature=0.0, max_tokens=48)
+    assert "Paris" in result.text
+    assert result.finish_reason == "stop"
+    assert result.usage is not None
+    assert result.usage.prompt_tokens + result.usage.completion_tokens == result.usage.total_tokens
+
+
+def test_a_streamed_answer_is_the_unstreamed_one(quantized_server: ApiServer):
+    settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0, "max_tokens": 40}
+    whole = chat(QUESTIONS[3], **settings)
+    streamed = chat(QUESTIONS[3], stream=True, **settings)
+    assert streamed.text == whole.text
+    assert streamed.usage == whole.usage
+    assert streamed.ttft_s is not None
+    assert 0 < streamed.ttft_s < streamed.seconds
+
+
+def test_a_conversation_remembers_what_was_said(quantized_server: ApiServer):
+    first = chat("My name is Wang Wei.", base_url=quantized_server.base_url, temperature=0.0, max_tokens=40)
+    second = chat(first.followed_by("What is my name?"), base_url=quantized_server.base_url, temperature=0.0)
+    assert "Wang" in second.text
+    assert [message["role"] for message in second.messages] == ["user", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize("which", ["plain_server", "quantized_server"])
+def test_eight_questions_at_once_get_the_answers_that_they_get_alone(which: str, request: pytest.FixtureRequest):
+    """Token by token. Texts would not do: where `max_tokens` cuts a character in two, LMDeploy's detokenizer drops all
+    text of the last chunk, complete characters too, and how many tokens a chunk has depends on the server's load."""
+    server = request.getfixturevalue(which)
+    client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+
+    def ask(question: str) -> list[int]:
+        answer = client.chat.completions.create(
+            model=server.model_name,
+            messages=[{"role": "user", "content": question}],
+            temperature=0.0,
+            max_tokens=24,
+            extra_body={"return_token_ids": True},
+        )
+        tokens: list[int] = answer.choices[0].output_ids  # type: ignore[attr-defined]
+        assert answer.usage is not None
+        assert len(tokens) == answer.usage.completion_tokens
+        return tokens
+
+    alone = [ask(question) for question in QUESTIONS]
+    with ThreadPoolExecutor(len(QUESTIONS)) as threads:
+        together = list(threads.map(ask, QUESTIONS))
+    assert together == alone
+
+
+def test_a_seed_repeats_an_answer_over_the_wire(quantized_server: ApiServer):
+    def sample(seed: int) -> str:
+        settings: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 32}
+        return chat(QUESTIONS[5], base_url=quantized_server.base_url, seed=seed, **settings).text
+
+    assert sample(3) == sample(3) != sample(4)
+
+
+def test_a_client_that_hangs_up_frees_the_cache(plain_server: ApiServer):
+    client = OpenAI(base_url=plain_server.base_url, api_key="none", max_retries=0)
+    stream = client.chat.completions.create(
+        model=plain_server.model_name,
+        messages=[{"role": "user", "content": QUESTIONS[5]}],
+        max_tokens=1500,
+        stream=True,
+        temperature=0.0,
+        extra_body={"ignore_eos": True},
+    )
+    for _ in range(3):
+        next(stream)
+    assert wait_for(lambda: metric(plain_server, "num_requests_running") == 1)
+    stream.close()
+    assert wait_for(lambda: metric(plain_server, "num_requests_running") == 0)
+    assert wait_for(lambda: metric(plain_server, "gpu_cache_usage_perc") == 0)
+
+
+@pytest.mark.parametrize(
+    ("tool", "question"), [(funcall.add, lab.TOOL_QUESTIONS[0][0]), (funcall.mul, lab.TOOL_QUESTIONS[1][0])]
+)
+@pytest.mark.parametrize("style", ["tool", "environment"])
+def test_a_forced_call_is_valid_json_of_the_right_function(quantized_server: ApiServer, tool, question, style):
+    run = funcall.run_tools(
+        question,
+        (tool,),
+        base_url=quantized_server.base_url,
+        tool_choice=("required", "none"),
+        style=style,
+        temperature=0.0,
+        max_tokens=128,
+    )
+    assert [(call.name, call.outcome) for call in run.calls[:1]] == [(tool.__name__, "ok")]
+    assert run.calls[0].result == tool(**run.calls[0].arguments)
+    assert run.outcome == "answered"
+    assert len(run.rounds) == 2
+
+
+def test_a_forced_call_is_the_same_streamed(quantized_server: ApiServer):
+    def call(stream: bool) -> list[tuple[str, str]]:
+        run = funcall.run_tools(
+            "What is 3 + 5?",
+            (funcall.add,),
+            base_url=quantized_server.base_url,
+            tool_choice=("required", "none"),
+            stream=stream,
+            temperature=0.0,
+            max_tokens=128,
+        )
+        return [(call.name, call.arguments_json) for call in run.calls]
+
+    assert call(stream=True) == call(stream=False) != []
+
+
+def test_the_tools_are_in_the_prompt_that_the_model_sees(quantized_server: ApiServer):
+    """LMDeploy renders the checkpoint's own template; one that ignores tools would fail in silence."""
+    client = OpenAI(base_url=quantized_server.base_url, api_key="none")
+    messages: Any = [{"role": "user", "content": "What is 3 + 5?"}]
+    settings: Any = {"model": quantized_server.model_name, "messages": messages, "max_tokens": 1}
+    without = client.chat.completions.create(**settings).usage
+    tools: Any = [funcall.tool_schema(funcall.add)]
+    with_tools = client.chat.completions.create(**settings, tools=tools, tool_choice="auto").usage
+    assert with_tools.prompt_tokens > without.prompt_tokens + 30
+
+
+@pytest.mark.parametrize(("which", "bits"), [("plain_server", 16), ("quantized_server", 4)])
+def test_the_pool_holds_the_tokens_that_its_memory_allows(which: str, bits: int, request: pytest.FixtureRequest):
+    """0.3 of what is free after the weights, divided by the bytes of a token."""
+    server: ApiServer = request.getfixturevalue(which)
+    tokens = kv_tokens(server.base_url)
+    assert tokens is not None
+    pool_mib = tokens * kv_bytes_per_token(read_config(server.model), bits) / 2**20
+    total_mib = 4096
+    # Before its share LMDeploy sets aside fp16 logits of a prefill: (8192 + 2 x batch) x vocabulary x 2 bytes.
+    set_aside_mib = (8192 + 2 * 32) * 49152 * 2 / 2**20
+    assert 0.3 * (total_mib - set_aside_mib - 1800) < pool_mib < 0.3 * (total_mib - set_aside_mib)
+
+
+def test_int4_holds_almost_four_times_the_tokens_of_fp16(plain_server: ApiServer, quantized_server: ApiServer):
+    config = read_config(plain_server.model)
+    assert kv_bytes_per_token(config, 16) / kv_bytes_per_token(config, 4) == pytest.approx(128 / 36)
+    plain, quantized = kv_tokens(plain_server.base_url), kv_tokens(quantized_server.base_url)
+    assert plain is not None
+    assert quantized is not None
+    assert quantized / plain > 128 / 36 * 0.95
+
+
+def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_model: Path, quantized_model: Path):
+    """With KV pools of the same bytes, so that nothing but the weights can make the difference."""
+
+    def engine_mib(folder: Path) -> int:
+        with ApiServer(folder, kv_bits=16, cache_ratio=0.3, extra_args=["--num-gpu-blocks", "64"]) as server:
+            with vram.Meter(server.pid, device="cpu") as meter:
+                chat(QUESTIONS[0], base_url=server.base_url, max_tokens=16, temperature=0.0)
+            return meter.last.used_mib
+
+    saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(
+        t.size_bytes for t in model_tensors(quantized_model)
+    )
+    assert engine_mib(embedded_model) - engine_mib(quantized_model) >= saved / 2**20 / 2
+
+
+def test_a_stopped_server_leaves_no_process_and_no_port(embedded_model: Path):
+    import psutil
+
+    from lab3.ports import reserve
+
+    with ApiServer(embedded_model, cache_ratio=0.2) as server:
+        pids, port = server.pids, server.port
+        assert len(pids) >= 2
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    reserve("127.0.0.1", port).close()
