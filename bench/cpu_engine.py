@@ -1,0 +1,85 @@
+"""LMDeploy on the CPU device: tokens per second of the plain and the W4A16 server and of transformers, in one run.
+
+    python bench/cpu_engine.py [--json]
+
+Three figures for each: one request, eight at once, and the ratio to transformers (fp32, one request, KV cache).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lab3 import vram
+from lab3.chat import chat
+from lab3.models import resolve
+from lab3.quantize import quantize
+from lab3.serve import ApiServer
+
+TOKENS = 96
+QUESTION = "Tell me a long story about a fox."
+
+
+def served(folder: Path, *, kv_bits: int) -> dict[str, float]:
+    """Tokens per second and memory of a server with one and with eight requests."""
+    with ApiServer(folder, kv_bits=kv_bits, cache_ratio=0.2) as server:
+
+        def ask(number: int) -> int:
+            reply = chat(f"{QUESTION} Number {number}.", base_url=server.base_url, max_tokens=TOKENS, temperature=0.0)
+            return reply.usage.completion_tokens if reply.usage else 0
+
+        def rate(at_once: int) -> float:
+            started = time.perf_counter()
+            with ThreadPoolExecutor(at_once) as threads:
+                tokens = sum(threads.map(ask, range(at_once)))
+            return tokens / (time.perf_counter() - started)
+
+        ask(0)
+        memory = vram.read(server.pid, device="cpu").used_mib
+        return {"one": rate(1), "eight": rate(8), "start_s": server.startup_seconds or 0.0, "memory_mib": memory}
+
+
+def transformers_alone(folder: Path) -> float:
+    """Tokens per second of transformers' generate in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    messages = [{"role": "user", "content": QUESTION}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        started = time.perf_counter()
+        out = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    return (out.shape[1] - inputs["input_ids"].shape[1]) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    model = resolve("embedded")
+    with tempfile.TemporaryDirectory() as scratch:
+        quantized = quantize(model, Path(scratch) / "w4a16", quality=False)
+        found = {
+            "transformers fp32": {"one": transformers_alone(model)},
+            "LMDeploy fp16, KV 16": served(model, kv_bits=16),
+            "LMDeploy W4A16, KV int4": served(quantized.out, kv_bits=4),
+        }
+    base = found["transformers fp32"]["one"]
+    for row in found.values():
+        row["ratio"] = row["one"] / base
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, row in found.items():
+        print(f"{name:<26}", "  ".join(f"{key} {value:.1f}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
