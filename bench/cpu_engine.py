@@ -56,7 +56,8 @@ def transformers_alone(folder: Path) -> float:
         model.generate(**inputs, max_new_tokens=8, do_sample=False)
         started = time.perf_counter()
         out = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-    return (out.shape[1] - inputs["input_ids"].shape[1]) / (time.perf_counter() - started)
+    tokens: int = out.shape[1] - inputs["input_ids"].shape[1]
+    return tokens / (time.perf_counter() - started)
 
 
 def main() -> None:
