@@ -1,0 +1,185 @@
+"""The tool caller's training and merging, on a tiny Llama: what the student computes is what will be served."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from lab3 import toolcaller
+from tools import train_toolcaller as training
+
+IDS = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 2]]
+
+
+def tiny_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=128,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+    return model
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor(IDS[:1])).logits
+
+
+@pytest.fixture
+def unrounded() -> Any:
+    yield training.ROUNDING
+    training.ROUNDING.weights, training.ROUNDING.kv_bits = False, 16
+
+
+def test_scaling_keys_and_queries_changes_no_output():
+    model = tiny_model()
+    before = logits(model)
+    weight = model.model.layers[0].self_attn.k_proj.weight.clone()
+    toolcaller.scale_keys(model, torch.rand(2, 2, 16) * 4 + 0.2)
+    assert not torch.allclose(model.model.layers[0].self_attn.k_proj.weight, weight)
+    assert torch.allclose(logits(model), before, atol=1e-4)
+
+
+def test_key_scales_make_an_int4_cache_cost_less(unrounded: training.Rounding):
+    model = tiny_model()
+    with torch.no_grad():
+        for layer in model.model.layers:  # an outlier channel in the keys, as real models have
+            layer.self_attn.k_proj.weight[3] *= 20
+    training.use_attention(model)
+    exact = logits(model)
+
+    def error() -> float:
+        unrounded.kv_bits = 4
+        found = float((logits(model) - exact).square().mean())
+        unrounded.kv_bits = 16
+        return found
+
+    before = error()
+    scales = training.key_scales(model, IDS, "cpu")
+    assert scales.shape == (2, 2, 16)
+    training.use_attention(model)
+    toolcaller.scale_keys(model, scales)
+    assert torch.allclose(logits(model), exact, atol=1e-3)
+    assert error() < before / 2
+
+
+def test_weights_are_rounded_as_lmdeploy_s_awq_rounds_them():
+    awq = importlib.import_module("lmdeploy.lite.quantization.awq")
+    weight, scales = torch.randn(32, 128), torch.rand(128) + 0.5
+    theirs = awq.pseudo_quantize_tensor(weight * scales, 4, 64) / scales
+    assert torch.equal(training.fake_quantize(weight, scales, group_size=64), weight + (theirs - weight))
+
+
+def test_the_column_scales_are_those_of_lmdeploy_s_awq():
+    awq = importlib.import_module("lmdeploy.lite.quantization.awq")
+    model = tiny_model()
+    ours = training.awq_column_scales(model, IDS, "cpu")
+    peaks: dict[str, torch.Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+
+            def watch(_: Any, inputs: Any, name: str = name) -> None:
+                seen = inputs[0].abs().amax(dim=(0, 1))
+                peaks[name] = torch.maximum(peaks.get(name, seen), seen)
+
+            layer.register_forward_pre_hook(watch)
+    with torch.inference_mode():
+        for ids in IDS:
+            model(torch.tensor([ids]))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    layers = {f"model.layers.{number}": layer for number, layer in enumerate(model.model.layers)}
+    fc2fcs, norm2fcs = awq.FC_FCS_MAP["LlamaDecoderLayer"], awq.NORM_FCS_MAP["LlamaDecoderLayer"]
+    for name, layer in layers.items():
+        for norm, names in norm2fcs.items():
+            fcs = [layer.get_submodule(each) for each in names]
+            awq.smooth_ln_fcs(layer.get_submodule(norm), fcs, peaks[f"{name}.{names[0]}"], 64)
+        for first, names in fc2fcs.items():
+            fcs = [layer.get_submodule(each) for each in names]
+            awq.smooth_fc_fcs(layer.get_submodule(first), fcs, peaks[f"{name}.{names[0]}"], 64)
+    for name, scale in ours.items():
+        after = dict(model.named_parameters())[f"{name}.weight"]
+        if name.endswith("up_proj"):  # its rows are divided for down_proj, which rounding does not feel
+            after = after * ours[name.replace("up_proj", "down_proj")][:, None]
+        assert torch.allclose(after, before[f"{name}.weight"] * scale, rtol=1e-4), name
+
+
+class _Words:
+    """Stands for a tokenizer where only the markers' words are asked for."""
+
+    eos_token_id = 2
+
+    def __call__(self, text: str, **_: Any) -> Any:
+        return type("Encoded", (), {"input_ids": [40 + len(word) for word in text.split()]})()
+
+
+def test_what_is_merged_from_the_saved_adapter_is_what_the_student_computes(tmp_path: Path):
+    base = tiny_model()
+    scales = torch.rand(2, 2, 16) + 0.5
+    toolcaller.scale_keys(base, scales.half().float())
+    student = training.make_student(base, _Words(), training.Recipe(rank=4), IDS, "cpu")
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name:
+                parameter.copy_((torch.randn_like(parameter) * 0.1).half())
+        weight = student.get_input_embeddings().weight
+        weight[list(toolcaller.MARKERS)] = weight[list(toolcaller.MARKERS)].half().float()
+    expected = logits(student)
+    assert not torch.allclose(expected, logits(tiny_model()), atol=0.1)
+    training.save(student, _Words(), tmp_path / "adapter", scales)
+    merged = toolcaller.merge(tiny_model(), tmp_path / "adapter")
+    assert torch.allclose(logits(merged), expected, atol=2e-3)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_gradients_pass_straight_through_the_rounding(unrounded: training.Rounding):
+    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    unrounded.weights, unrounded.kv_bits = True, 4
+    out = student(torch.tensor(IDS[:1])).logits
+    torch.autograd.backward(out.square().mean())
+    # B starts at zero, so the first gradient is B's; that of A follows it.
+    gradients = [parameter.grad for name, parameter in student.named_parameters() if "lora_B" in name]
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
+    #        system   end  open     write   end  user end open     write end
+    ids = [1, 9, 9, 2, 1, 7, 8, 50, 51, 2, 1, 9, 2, 1, 7, 8, 52, 2]
+    marked = training.assistant_tokens(ids, [1, 7, 8], 2)
+    assert [token for token, learned in zip(ids, marked, strict=True) if learned] == [50, 51, 2, 52, 2]
+
+
+def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_model: Path):
+    from tools.toolcall_data import Conversation
+
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_model))
+    talk = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello. How can I help?"}]
+    example = training.to_example(Conversation(talk, [{"name": "add"}], imitate=True), tokenizer)
+    assert example.ids[-example.answer :] == example.plain[-example.answer :]
+    assert tokenizer.decode(example.plain[-example.answer :]) == "Hello. How can I help?<|im_end|>\n"
+    assert not any(example.learned)
+    assert len(example.ids) > len(example.plain)
+
+
+def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedded_model: Path):
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_model))
+    call = "<|action_start|><|plugin|>\n{}<|action_end|>"
+    ids = tokenizer(call, add_special_tokens=False).input_ids
+    assert [ids[0], ids[1], ids[-1]] == [15, 12, 14]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == call
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "\n{}"
+    assert len(tokenizer) == 49152
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")

@@ -1,0 +1,627 @@
+"""Teach SmolLM2-135M-Instruct to call functions, so that it still does after W4A16 and with an int4 KV cache.
+
+    python -m tools.train_toolcaller --out adapter        (minutes on one GPU; nothing is downloaded but the base model)
+
+A LoRA adapter is trained through the quantization that it will meet: the merged weights are rounded as LMDeploy's AWQ
+rounds them, keys and values as LMDeploy's KV cache does, and gradients pass straight through (Bengio et al.,
+arXiv 1308.3432). Calls are learned from made-up conversations (`toolcall_data`); everything else is distilled from the
+base model on texts that it wrote itself, so that it stays what it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from lab3 import calibration, models, toolcaller
+from lab3.cpu import kv_quant
+from tools.toolcall_data import Answered, Conversation, Question, conversations, no_call_questions
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+GROUP_SIZE = 64  # what lab3 quantizes this model with
+MAX_TOKENS = 768
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the result, beside this code."""
+
+    seed: int = 0
+    steps: int = 3000
+    batch: int = 64  # conversations a step
+    chat_batch: int = 12  # the base model's own texts a step
+    rank: int = 16
+    alpha: int = 32
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    chat_weight: float = 1.0
+    chat_texts: int = 6144
+    answer_tokens: int = 224
+    workers: int = 12
+
+
+@dataclass
+class Rounding:
+    """What the student's forward pass rounds: weights to 4 bits or not, keys and values to `kv_bits` (16: not)."""
+
+    weights: bool = False
+    kv_bits: int = 16
+
+
+ROUNDING = Rounding()
+# How often each is trained; the lab's own, W4A16 with an int4 cache, most.
+MIXTURE = (
+    (0.60, Rounding(True, 4)),
+    (0.15, Rounding(True, 8)),
+    (0.10, Rounding(False, 4)),
+    (0.15, Rounding(False, 16)),
+)
+
+
+# --- the student -------------------------------------------------------------------------------------------------
+
+
+def fake_quantize(weight: Tensor, column_scales: Tensor, *, group_size: int = GROUP_SIZE) -> Tensor:
+    """`weight` [N, K] rounded as AWQ rounds it after columns were multiplied by `column_scales` [K].
+
+    `pseudo_quantize_tensor` of lmdeploy/lite/quantization/awq.py, 4 bits, asymmetric; straight-through gradient.
+    """
+    with torch.no_grad():
+        grouped = (weight * column_scales).view(len(weight), -1, group_size)
+        low, high = grouped.aminmax(dim=-1, keepdim=True)
+        scales = (high - low).clamp_(min=1e-5) / 15
+        zeros = (-torch.round(low / scales)).clamp_(0, 15)
+        rounded = ((torch.round(grouped / scales) + zeros).clamp_(0, 15) - zeros) * scales
+        error: Tensor = rounded.view_as(weight) / column_scales - weight
+    return weight + error
+
+
+def attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention whose keys and values went through LMDeploy's cache format; padding must be on the right."""
+    if ROUNDING.kv_bits != 16:
+        key, value = (_through_cache(each, ROUNDING.kv_bits) for each in (key, value))
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _through_cache(values: Tensor, bits: int) -> Tensor:
+    with torch.no_grad():
+        packed, scales_zeros = kv_quant.quantize(values, bits=bits, stored_dtype=torch.float16)
+        error = kv_quant.dequantize(packed, scales_zeros, bits=bits, dtype=torch.float32) - values
+    return values + error.to(values.dtype)
+
+
+def use_attention(model: Any) -> None:
+    """Make `model` (transformers) attend with `attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("lab3_kv_cache", attention)
+    model.set_attn_implementation("lab3_kv_cache")
+
+
+def awq_column_scales(model: Any, sequences: Sequence[Sequence[int]], device: str) -> dict[str, Tensor]:
+    """By which LMDeploy's AWQ will multiply the columns of each linear layer [K], for a Llama model.
+
+    `smooth_ln_fcs` and `smooth_fc_fcs` of lmdeploy/lite/quantization/awq.py with its ratio of 0.5: the root of the
+    largest activation over the mean normalized weight, divided by the geometric mean of its extremes. o_proj stays.
+    """
+    largest: dict[str, Tensor] = {}
+    hooks = []
+    for name, layer in _linear_layers(model):
+
+        def watch(_: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
+            seen = inputs[0].detach().float().abs().flatten(0, 1).amax(dim=0)
+            largest[name] = torch.maximum(largest[name], seen) if name in largest else seen
+
+        hooks.append(layer.register_forward_pre_hook(watch))
+    with torch.inference_mode():
+        for ids in sequences:
+            model(torch.tensor([list(ids)[:1024]], device=device))
+    for hook in hooks:
+        hook.remove()
+    layers = dict(_linear_layers(model))
+    scales = {name: torch.ones_like(peak) for name, peak in largest.items()}
+    for number in range(model.config.num_hidden_layers):
+        prefix = f"model.layers.{number}."
+        for names in (
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            ("mlp.gate_proj", "mlp.up_proj"),
+            ("mlp.down_proj",),
+        ):
+            weight = torch.cat([layers[prefix + name].weight for name in names]).detach().float()
+            grouped = weight.view(-1, GROUP_SIZE).abs()
+            even = (grouped / grouped.amax(dim=1, keepdim=True)).view_as(weight).mean(dim=0)
+            raw = (largest[prefix + names[0]] / even).sqrt().clamp(min=1e-4)
+            for name in names:
+                scales[prefix + name] = (raw / (raw.max() * raw.min()).sqrt()).clone()
+    return scales
+
+
+def key_scales(model: Any, sequences: Sequence[Sequence[int]], device: str) -> Tensor:
+    """Factors [layers, KV heads, head_dim / 2] that make an int4 cache of keys cost attention the least.
+
+    For each head the largest magnitude of a channel pair to the power of 0, 1/4, ... 1, whichever gives the smallest
+    mean square of the attention logits' error on `sequences`.
+    """
+    from transformers import AttentionInterface
+
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        seen.append((query[0].float(), key[0].float()))
+        return attention(module, query, key, *args, **kwargs)
+
+    AttentionInterface.register("lab3_watch_keys", watch)
+    model.set_attn_implementation("lab3_watch_keys")
+    with torch.inference_mode():
+        for ids in sequences:
+            model(torch.tensor([list(ids)[:1024]], device=device))
+    layers, kv_heads = model.config.num_hidden_layers, model.config.num_key_value_heads
+    rows = []
+    for layer in range(layers):
+        queries = torch.cat([query for query, _ in seen[layer::layers]], dim=1)
+        keys = torch.cat([key for _, key in seen[layer::layers]], dim=1)
+        rows.append(torch.stack([_best_scale(q, k) for q, k in zip(queries.chunk(kv_heads), keys, strict=True)]))
+    return torch.stack(rows)
+
+
+def _best_scale(queries: Tensor, keys: Tensor) -> Tensor:
+    """The factors [head_dim / 2] for one head's keys [T, head_dim] and its group's queries [heads, T, head_dim]."""
+    flat = queries.flatten(0, 1)
+    second_moment = flat.T @ flat / len(flat)
+    first, second = keys.abs().amax(dim=0).clamp(min=1e-4).chunk(2)
+    peak = torch.maximum(first, second)
+
+    def loss(scale: Tensor) -> float:
+        both = torch.cat([scale, scale])
+        error = _through_cache(keys / both, 4) * both - keys
+        return float(((error @ second_moment) * error).sum(dim=-1).mean())
+
+    candidates = [peak**power for power in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return min((scale / scale.log().mean().exp() for scale in candidates), key=loss)
+
+
+def make_student(base: Any, tokenizer: Any, recipe: Recipe, sequences: Sequence[Sequence[int]], device: str) -> Any:
+    """`base` (fp32) with a LoRA adapter whose layers round their merged weights, and rows for the markers."""
+    from peft import LoraConfig, get_peft_model
+
+    rows = base.get_input_embeddings().weight
+    with torch.no_grad():
+        for number, marker in toolcaller.MARKERS.items():
+            words = tokenizer(marker.strip("<|>").replace("_", " "), add_special_tokens=False).input_ids
+            rows[number] = rows[words].mean(dim=0)
+    use_attention(base)
+    scales = awq_column_scales(base, sequences, device)
+    config = LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM", bias="none"
+    )
+    student = get_peft_model(base, config)
+    for name, module in student.named_modules():
+        if hasattr(module, "lora_A"):
+            _round_when_told(module, scales[name.removeprefix("base_model.model.")])
+    student.get_input_embeddings().weight.requires_grad_(True)
+    return student
+
+
+def _round_when_told(layer: Any, column_scales: Tensor) -> None:
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            weight = layer.base_layer.weight + layer.scaling["default"] * update
+            if ROUNDING.weights:
+                weight = fake_quantize(weight, column_scales)
+        return F.linear(x, weight)
+
+    layer.forward = forward
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in PROJECTIONS:
+            yield name, module
+
+
+# --- the base model's own texts ----------------------------------------------------------------------------------
+
+
+def sample(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, seed: int, device: str
+) -> list[list[int]]:
+    """What `model` writes after each prompt, up to and with its end token; temperature 0.8, top_p 0.95."""
+    torch.manual_seed(seed)
+    written: list[list[int]] = []
+    size = 1024 if device == "cuda" else 64
+    for start in range(0, len(prompts), size):
+        encoded = tokenizer(
+            list(prompts[start : start + size]),
+            add_special_tokens=False,
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+        ).to(device)
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            tokens = model.generate(
+                **encoded,
+                max_new_tokens=new_tokens,
+                do_sample=True,
+                temperature=0.8,
+                top_p=0.95,
+                top_k=0,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        for row in tokens[:, encoded.input_ids.size(1) :].tolist():
+            end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+            written.append(row[:end])
+        say(f"the base model has written {len(written)} of {len(prompts)} texts")
+    return written
+
+
+def own_texts(model: Any, tokenizer: Any, recipe: Recipe, device: str) -> tuple[list[list[int]], list[Answered]]:
+    """Conversations that the base model wrote: as token ids, and as answers to questions.
+
+    Half of the questions it asks itself: a prompt that ends where the user begins to speak makes it write one
+    (Magpie, arXiv 2406.08464). The others need a tool that will not be there, or none.
+    """
+    opening = render(tokenizer, [{"role": "user", "content": "\0"}]).split("\0")[0]
+    half = recipe.chat_texts // 2
+    asked = sample(model, tokenizer, [opening] * half, new_tokens=64, seed=recipe.seed, device=device)
+    questions = [
+        Question(tokenizer.decode(ids, skip_special_tokens=True).strip(), "en")
+        for ids in asked
+        if _is_complete(ids, tokenizer)
+    ]
+    questions = [each for each in questions if each.text] + no_call_questions(recipe.seed, half)
+    prompts = [render(tokenizer, [{"role": "user", "content": each.text}], generate=True) for each in questions]
+    answers = sample(model, tokenizer, prompts, new_tokens=recipe.answer_tokens, seed=recipe.seed + 1, device=device)
+    texts = [encode(tokenizer, prompt) + ids for prompt, ids in zip(prompts, answers, strict=True)]
+    answered = [
+        Answered(question, tokenizer.decode(ids, skip_special_tokens=True))
+        for question, ids in zip(questions, answers, strict=True)
+        if _is_complete(ids, tokenizer)
+    ]
+    return texts, [each for each in answered if each.answer.strip()]
+
+
+def _is_complete(ids: Sequence[int], tokenizer: Any) -> bool:
+    return bool(ids) and ids[-1] == tokenizer.eos_token_id
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as token ids.
+
+    `learned[i]`: token i is to be learned as it stands. For imitation `plain` is the conversation without tools, and
+    its last `answer` tokens are those of `ids`.
+    """
+
+    ids: list[int]
+    learned: list[bool]
+    plain: list[int]
+    answer: int = 0
+
+
+def render(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None, *, generate: bool = False) -> str:
+    """The conversation as text, by the chat template."""
+    text: str = tokenizer.apply_chat_template(
+        messages, tools=tools or None, tokenize=False, add_generation_prompt=generate
+    )
+    return text
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of `text`, which has its special tokens in it."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return ids
+
+
+def to_example(conversation: Conversation, tokenizer: Any) -> Example:
+    """Token ids of a conversation: the assistant's turns are learned, an imitated one is compared."""
+    ids = encode(tokenizer, render(tokenizer, conversation.messages, conversation.tools))
+    learned = assistant_tokens(ids, encode(tokenizer, "<|im_start|>assistant\n"), tokenizer.eos_token_id)
+    if not conversation.imitate:
+        return Example(ids, learned, [])
+    plain = encode(tokenizer, render(tokenizer, conversation.messages[-2:]))
+    marked = assistant_tokens(plain, encode(tokenizer, "<|im_start|>assistant\n"), tokenizer.eos_token_id)
+    answer = len(plain) - marked.index(True)  # with what the template writes after the end token
+    return Example(ids, [each and place < len(ids) - answer for place, each in enumerate(learned)], plain, answer)
+
+
+def assistant_tokens(ids: Sequence[int], opening: Sequence[int], end: int) -> list[bool]:
+    """Which tokens the assistant has to write: those after each `opening`, up to and with the next `end`."""
+    marked, inside = [False] * len(ids), False
+    for place, token in enumerate(ids):
+        if inside:
+            marked[place] = True
+            inside = token != end
+        elif list(ids[place - len(opening) + 1 : place + 1]) == list(opening):
+            inside = True
+    return marked
+
+
+@dataclass
+class Batch:
+    """Padded on the right: ids [B, T], learned [B, T]; and the same of the imitated answers, with and without tools."""
+
+    ids: Tensor
+    learned: Tensor
+    imitated: Tensor
+    plain_ids: Tensor
+    plain_imitated: Tensor
+
+    def to(self, device: str) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """`examples` as tensors."""
+    imitating = [each for each in examples if each.answer]
+    return Batch(
+        _padded([each.ids for each in examples], pad),
+        _padded([each.learned for each in examples], False),
+        _padded([_tail(len(each.ids), each.answer) for each in examples], False),
+        _padded([each.plain for each in imitating] or [[pad]], pad),
+        _padded([_tail(len(each.plain), each.answer) for each in imitating] or [[False]], False),
+    )
+
+
+def _tail(length: int, marked: int) -> list[bool]:
+    return [place >= length - marked for place in range(length)]
+
+
+def _padded(rows: Sequence[Sequence[Any]], pad: Any) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+
+
+class Batches(IterableDataset):  # type: ignore[type-arg]
+    """Endless batches of training conversations of like length, different ones in each worker."""
+
+    def __init__(self, tokenizer: Any, recipe: Recipe, chat: Sequence[Answered]) -> None:
+        self.tokenizer, self.recipe, self.chat = tokenizer, recipe, chat
+
+    def __iter__(self) -> Iterator[Batch]:
+        import random
+
+        worker = torch.utils.data.get_worker_info()
+        seed = self.recipe.seed * 1000 + (worker.id if worker else 0) + 1
+        order = random.Random(seed)
+        source = conversations(seed, self.chat)
+        size = self.recipe.batch
+        while True:
+            pool: list[Example] = []
+            while len(pool) < 8 * size:
+                example = to_example(next(source), self.tokenizer)
+                if len(example.ids) <= MAX_TOKENS:
+                    pool.append(example)
+            pool.sort(key=lambda each: len(each.ids))
+            starts = list(range(0, len(pool), size))
+            order.shuffle(starts)
+            for start in starts:
+                yield collate(pool[start : start + size], self.tokenizer.eos_token_id)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def call_loss(student: Any, teacher: Any, batch: Batch) -> Tensor:
+    """Cross-entropy of what is learned, plus the divergence of what is imitated from the teacher, who sees no tools."""
+    hidden = _hidden(student, batch.ids)
+    targets = batch.ids[:, 1:]
+    logits = _logits(student, hidden[:, :-1][batch.learned[:, 1:]])
+    loss = F.cross_entropy(logits, targets[batch.learned[:, 1:]])
+    if batch.imitated.any():
+        ours = _logits(student, hidden[:, :-1][batch.imitated[:, 1:]])
+        with torch.no_grad():
+            theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][batch.plain_imitated[:, 1:]])
+        loss = loss + divergence(ours, theirs)
+    return loss
+
+
+def chat_loss(student: Any, teacher: Any, ids: Tensor, present: Tensor) -> Tensor:
+    """The divergence from the teacher on its own texts [B, T]."""
+    kept = present[:, 1:]
+    ours = _logits(student, _hidden(student, ids)[:, :-1][kept])
+    with torch.no_grad():
+        theirs = _logits(teacher, _hidden(teacher, ids)[:, :-1][kept])
+    return divergence(ours, theirs)
+
+
+def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of `ours` from `theirs`, logits [n, vocabulary]."""
+    return F.kl_div(F.log_softmax(ours, -1), F.log_softmax(theirs, -1), reduction="batchmean", log_target=True)
+
+
+def _hidden(model: Any, ids: Tensor) -> Tensor:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden: Tensor = inner.model(ids, use_cache=False).last_hidden_state
+    return hidden
+
+
+def _logits(model: Any, hidden: Tensor) -> Tensor:
+    return F.linear(hidden, model.get_input_embeddings().weight).float()
+
+
+def train(
+    base: Path, out: Path, recipe: Recipe, *, device: str, report_every: int = 100, cases: int = 256
+) -> dict[str, Any]:
+    """Train, write the adapter folder `out` and return what was measured on the way."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(recipe.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(base))
+    teacher = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
+    texts, chat = own_texts(teacher, tokenizer, recipe, device)
+    use_attention(teacher)
+    sequences = calibration.tokenize(calibration.bundled_calibration(), tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
+    scales = key_scales(model, sequences, device)
+    toolcaller.scale_keys(model, scales)
+    student = make_student(model, tokenizer, recipe, sequences, device)
+    embeddings = student.get_input_embeddings().weight
+    markers = torch.zeros(len(embeddings), 1, device=device)
+    markers[list(toolcaller.MARKERS)] = 1
+    embeddings.register_hook(lambda gradient: gradient * markers)
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
+    loader = iter(DataLoader(Batches(tokenizer, recipe, chat), batch_size=None, num_workers=recipe.workers))
+    draw = torch.Generator().manual_seed(recipe.seed)
+    history: list[dict[str, Any]] = []
+    began, tokens = time.monotonic(), 0
+    for step in range(1, recipe.steps + 1):
+        batch = next(loader).to(device)
+        picked = torch.randint(len(texts), (recipe.chat_batch,), generator=draw).tolist()
+        chat_ids = _padded([texts[number] for number in picked], tokenizer.eos_token_id).to(device)
+        present = _padded([[True] * len(texts[number]) for number in picked], False).to(device)
+        _choose_rounding(float(torch.rand((), generator=draw)))
+        with torch.autocast(device, torch.bfloat16):
+            called = call_loss(student, teacher_of(teacher), batch)
+        torch.autograd.backward(called)
+        with torch.autocast(device, torch.bfloat16):
+            chatted = recipe.chat_weight * chat_loss(student, teacher_of(teacher), chat_ids, present)
+        torch.autograd.backward(chatted)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += batch.ids.numel() + chat_ids.numel()
+        if step % report_every == 0 or step == recipe.steps:
+            figures = {"step": step, "calls": called.item(), "chat": chatted.item()}
+            figures |= {"tokens_per_second": tokens / (time.monotonic() - began)}
+            if step % (5 * report_every) == 0 or step == recipe.steps:
+                figures |= evaluate(student, tokenizer, sequences, device, cases)
+            history.append(figures)
+            say(" ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    save(student, tokenizer, out, scales)
+    return {"recipe": asdict(recipe), "texts": len(texts), "answers": len(chat), "history": history}
+
+
+def teacher_of(teacher: Any) -> Any:
+    """The teacher, seen as the frozen model it is: its pass must not be rounded."""
+    return _Unrounded(teacher)
+
+
+class _Unrounded:
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def model(self, ids: Tensor, **options: Any) -> Any:
+        kept, ROUNDING.kv_bits = ROUNDING.kv_bits, 16
+        try:
+            return self._model.model(ids, **options)
+        finally:
+            ROUNDING.kv_bits = kept
+
+    def get_input_embeddings(self) -> Any:
+        return self._model.get_input_embeddings()
+
+
+def _choose_rounding(draw: float) -> None:
+    for share, chosen in MIXTURE:
+        if draw < share or chosen is MIXTURE[-1][1]:
+            ROUNDING.weights, ROUNDING.kv_bits = chosen.weights, chosen.kv_bits
+            return
+        draw -= share
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """The learning rate's share at `step`: a linear warm-up, then half a cosine."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)))
+
+
+def evaluate(
+    student: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], device: str, count: int
+) -> dict[str, float]:
+    """Shares of development conversations whose every token the student would write greedily, and perplexities.
+
+    A conversation counts when the likeliest token is the right one at every place that the assistant writes: then
+    greedy decoding gives exactly that. Wordings are those of no training conversation.
+    """
+    source = conversations(10**6, [], development=True)
+    examples = [to_example(next(source), tokenizer) for _ in range(count)]
+    examples = sorted((each for each in examples if len(each.ids) <= MAX_TOKENS), key=lambda each: len(each.ids))
+    found: dict[str, float] = {}
+    for name, weights, bits in (("fp", False, 16), ("w4kv8", True, 8), ("w4kv4", True, 4)):
+        ROUNDING.weights, ROUNDING.kv_bits = weights, bits
+        right = total = 0
+        loss = scored = 0.0
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            for start in range(0, len(examples), 32):
+                batch = collate(examples[start : start + 32], tokenizer.eos_token_id).to(device)
+                best = _logits(student, _hidden(student, batch.ids)[:, :-1]).argmax(dim=-1)
+                good = (best == batch.ids[:, 1:]) | ~batch.learned[:, 1:]
+                right += int(good.all(dim=1).sum())
+                total += len(good)
+            for ids in sequences:
+                row = torch.tensor([list(ids)[:1024]], device=device)
+                logits = _logits(student, _hidden(student, row)[0, :-1])
+                loss += float(F.cross_entropy(logits, row[0, 1:], reduction="sum"))
+                scored += row.numel() - 1
+        found |= {f"{name}_exact": right / total, f"{name}_ppl": math.exp(loss / scored)}
+    return found
+
+
+def save(student: Any, tokenizer: Any, out: Path, scales: Tensor) -> None:
+    """Write the adapter folder in fp16, to a temporary place first."""
+    import shutil
+
+    rows = student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)].cpu()
+    scratch = out.with_name(f"{out.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    for parameter in student.parameters():
+        parameter.data = parameter.data.half()
+    student.peft_config["default"].base_model_name_or_path = "SmolLM2-135M-Instruct"
+    student.save_pretrained(scratch, save_embedding_layers=False)
+    toolcaller.save_changes(scratch, rows=rows, key_scales=scales.cpu())
+    shutil.rmtree(out, ignore_errors=True)
+    scratch.rename(out)
+
+
+def say(text: str) -> None:
+    """Progress, to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    defaults = Recipe()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--base", default=models.EMBEDDED, help="the base model's folder (default: the embedded one)")
+    parser.add_argument("--out", type=Path, required=True, help="where the adapter folder goes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--report-every", type=int, default=100, help="steps; every fifth report measures accuracies")
+    parser.add_argument("--cases", type=int, default=256, help="development conversations to measure on")
+    for name, value in asdict(defaults).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = vars(parser.parse_args())
+    recipe = Recipe(**{name: options[name] for name in asdict(defaults)})
+    base = models.resolve(options["base"], progress=lambda message, **_: say(message))
+    watched = {name: options[name] for name in ("device", "report_every", "cases")}
+    result = train(base, options["out"], recipe, **watched)
+    (options["out"] / "training.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps(result["history"][-1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
