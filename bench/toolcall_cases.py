@@ -1,13 +1,14 @@
 """Held-out questions on which function calling is measured: what is asked, the tools on offer, the calls expected.
 
-Every number in them, operand or result, is one that `tools.number_split` keeps out of the training data, and a
-question worded as a training question is (`tools.wordings`) is drawn again. The number
+Every number in them, operand or result, is one that `tools.number_split` keeps out of the training data, and texts
+worded as a training question is (`tools.wordings`) are left out. The number
 that comes first in the text is the first argument; a task of several steps is its expression in post-order.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import operator
 import random
@@ -152,13 +153,14 @@ class _Author:
         self._random = random.Random(seed)
         self._decks: dict[tuple[Any, ...], list[Any]] = {}
         self._asked: set[str] = set()
-        self._chats = {language: self._random.sample(texts, len(texts)) for language, texts in CHATS.items()}
+        chats = {language: _own(texts) for language, texts in CHATS.items()}
+        self._chats = {language: self._random.sample(texts, len(texts)) for language, texts in chats.items()}
 
     def case(self, index: int) -> Case:
         kind, language = self._draw(_KINDS)
         while True:
             case = self._nothing(language) if kind == "none" else self._calling(kind, language)
-            if case.question not in self._asked and wording(case.question) not in trained():
+            if case.question not in self._asked:
                 self._asked.add(case.question)
                 return replace(case, id=f"{index:04d}-{kind}-{language}")
 
@@ -185,14 +187,14 @@ class _Author:
         operation = self._draw(OPERATIONS)
         style: Style = self._draw(_SINGLE_STYLES)
         texts = (STORIES if style == "word_problem" else REQUESTS)[language, operation]
-        return style, self._task(self._draw(texts), f"a{_SIGN[operation]}b", language, style)
+        return style, self._task(self._draw(_own(texts)), f"a{_SIGN[operation]}b", language, style)
 
     def _several(self, kind: Kind, language: Language) -> tuple[str, _Task]:
         if self._draw(("symbols", "words")) == "symbols":
             expression = self._draw(EXPRESSIONS[kind])
-            text = self._draw(LEAD_INS[language]).replace("{expression}", self._symbols(expression))
+            text = self._draw(_own(LEAD_INS[language])).replace("{expression}", self._symbols(expression))
             return "expression", self._task(text, expression, language, self._draw(_STYLES))
-        text, expression = self._draw(PHRASES[language, kind])
+        text, expression = self._draw(_own(PHRASES[language, kind]))
         style: Style = "word_problem" if "{name}" in text or "~" in text else self._draw(_STYLES)
         return style, self._task(text, expression, language, style)
 
@@ -261,7 +263,7 @@ class _Author:
         if self._draw(("without a calculator", "another operation")) == "without a calculator":
             _, task = self._single(language)
             return self._refusal(language, "unfit", task.question, [], DISTRACTORS, self._random.randint(1, 3))
-        text = self._draw(UNFIT_REQUESTS[language])
+        text = self._draw(_own(UNFIT_REQUESTS[language]))
         largest_first = sorted(self._random.sample(_UNFIT_NUMBERS, 2), reverse=True)
         question = _fill(text, {**dict(zip("ab", largest_first, strict=True)), **self._words(language)})
         calculators = self._draw(_CALCULATORS)
@@ -297,6 +299,16 @@ class _Author:
 
 _SLOT = re.compile(r"\{(\w+)(~?)\}")
 _FILLED = re.compile(r"(?P<sign>[+*×] ?)?\{(?P<slot>\w+)~?\}")
+
+
+@functools.cache
+def _own(texts: tuple[Card, ...]) -> tuple[Card, ...]:
+    """Those of `texts` (or of pairs that begin with one) whose wording is not a training question's."""
+    return tuple(
+        each
+        for each in texts
+        if wording(_SLOT.sub("7", each if isinstance(each, str) else each[0])) not in trained()  # type: ignore[index]
+    )
 
 
 def _fill(text: str, words: Mapping[str, Number | str]) -> str:
