@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from lab3 import nvml, ports
+from lab3.embedded import cache_root
 from lab3.errors import Lab3Error
-from lab3.models import cache_root
 from lab3.serve_flags import TURBOMIND_CAPABILITY
 
 Status = Literal["ok", "warn", "problem", "info"]

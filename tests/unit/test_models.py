@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from lab3 import models
+from lab3 import embedded, models
 from lab3.errors import InfraError, UsageError
 from lab3.models import model_tensors, read_config, read_tensors, resolve
 
@@ -156,10 +156,10 @@ class TestEmbedded:
         import zipfile
 
         cache.mkdir()
-        wheel = cache / models._WHEEL
+        wheel = cache / embedded._WHEEL
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(models._GGUF, "gguf")
-        monkeypatch.setattr(models, "_WHEEL_SHA256", models._sha256(wheel))
+            archive.writestr(embedded._GGUF, "gguf")
+        monkeypatch.setattr(embedded, "_WHEEL_SHA256", embedded._sha256(wheel))
         return wheel
 
     def convert(self, gguf: Path, out: Path, template: str) -> None:
@@ -172,10 +172,10 @@ class TestEmbedded:
     def test_it_is_made_once_from_the_wheel_that_is_there(
         self, cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(models, "_convert_gguf", self.convert)
+        monkeypatch.setattr(embedded, "_convert_gguf", self.convert)
         made = resolve("embedded")
         assert made.parent == cache
-        monkeypatch.setattr(models, "_convert_gguf", None)  # a second conversion would fail
+        monkeypatch.setattr(embedded, "_convert_gguf", None)  # a second conversion would fail
         assert resolve("embedded") == made
         assert sorted(path.name for path in cache.iterdir()) == sorted([made.name, wheel.name, "embedded.lock"])
 
@@ -185,15 +185,15 @@ class TestEmbedded:
             self.convert(gguf, out, template)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(models, "_convert_gguf", fail)
+        monkeypatch.setattr(embedded, "_convert_gguf", fail)
         with pytest.raises(KeyboardInterrupt):
             resolve("embedded")
-        assert sorted(path.name for path in cache.iterdir()) == ["embedded.lock", models._WHEEL]
+        assert sorted(path.name for path in cache.iterdir()) == ["embedded.lock", embedded._WHEEL]
 
     @pytest.mark.usefixtures("wheel")
     def test_what_a_killed_process_left_is_cleared(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (cache / ".building-x" / "model").mkdir(parents=True)
-        monkeypatch.setattr(models, "_convert_gguf", self.convert)
+        monkeypatch.setattr(embedded, "_convert_gguf", self.convert)
         resolve("embedded")
         assert not list(cache.glob(".building-*"))
 
@@ -212,7 +212,7 @@ class TestEmbedded:
         source = wheel.rename(cache.parent / "served.whl")
         copy = f"import shutil; shutil.copy({str(source)!r}, DEST + '/' + WHEEL)"
         self.pip(monkeypatch, f"print('Progress 5 of 10'); {copy}")
-        monkeypatch.setattr(models, "_convert_gguf", self.convert)
+        monkeypatch.setattr(embedded, "_convert_gguf", self.convert)
         seen: list[tuple[float | None, float | None]] = []
 
         def progress(message: str, *, done: float | None = None, total: float | None = None) -> None:
@@ -227,9 +227,9 @@ class TestEmbedded:
 
         def fake(command: list[str], **options: object) -> object:
             dest = command[command.index("--dest") + 1]
-            return popen([sys.executable, "-c", f"DEST, WHEEL = {dest!r}, {models._WHEEL!r}\n{code}"], **options)
+            return popen([sys.executable, "-c", f"DEST, WHEEL = {dest!r}, {embedded._WHEEL!r}\n{code}"], **options)
 
-        monkeypatch.setattr(models.subprocess, "Popen", fake)
+        monkeypatch.setattr(embedded.subprocess, "Popen", fake)
 
 
 class TestChatTemplate:
