@@ -79,3 +79,13 @@ def merge(model: Any, adapter: Path) -> Any:
     set_rows(model, changes["rows"])
     scale_keys(model, changes["key_scales"].float())
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def build(base: Path, adapter: Path, out: Path) -> None:
+    """Write the folder `out`: SmolLM2-135M-Instruct from the folder `base` with `adapter` merged, in fp16."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merge(model, adapter).half().save_pretrained(out)
+    rename_markers(AutoTokenizer.from_pretrained(base)).save_pretrained(out)

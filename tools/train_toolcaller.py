@@ -40,13 +40,13 @@ class Recipe:
 
     seed: int = 0
     steps: int = 3000
-    batch: int = 64  # conversations a step
-    chat_batch: int = 12  # the base model's own texts a step
+    batch: int = 80  # conversations and texts a step
+    chat_share: float = 0.15  # of them, texts that the base model wrote
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    chat_weight: float = 1.0
+    imitation_weight: float = 1.0
     chat_texts: int = 6144
     answer_tokens: int = 224
     workers: int = 12
@@ -344,6 +344,11 @@ def to_example(conversation: Conversation, tokenizer: Any) -> Example:
     return Example(ids, [each and place < len(ids) - answer for place, each in enumerate(learned)], plain, answer)
 
 
+def own_text(ids: list[int]) -> Example:
+    """A text of the base model's own: every token is compared with what it would write."""
+    return Example(ids, [False] * len(ids), ids, len(ids))
+
+
 def assistant_tokens(ids: Sequence[int], opening: Sequence[int], end: int) -> list[bool]:
     """Which tokens the assistant has to write: those after each `opening`, up to and with the next `end`."""
     marked, inside = [False] * len(ids), False
@@ -394,8 +399,8 @@ def _padded(rows: Sequence[Sequence[Any]], pad: Any) -> Tensor:
 class Batches(IterableDataset):  # type: ignore[type-arg]
     """Endless batches of training conversations of like length, different ones in each worker."""
 
-    def __init__(self, tokenizer: Any, recipe: Recipe, chat: Sequence[Answered]) -> None:
-        self.tokenizer, self.recipe, self.chat = tokenizer, recipe, chat
+    def __init__(self, tokenizer: Any, recipe: Recipe, texts: Sequence[list[int]], chat: Sequence[Answered]) -> None:
+        self.tokenizer, self.recipe, self.texts, self.chat = tokenizer, recipe, texts, chat
 
     def __iter__(self) -> Iterator[Batch]:
         import random
@@ -408,7 +413,10 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         while True:
             pool: list[Example] = []
             while len(pool) < 8 * size:
-                example = to_example(next(source), self.tokenizer)
+                if order.random() < self.recipe.chat_share:
+                    example = own_text(order.choice(self.texts))
+                else:
+                    example = to_example(next(source), self.tokenizer)
                 if len(example.ids) <= MAX_TOKENS:
                     pool.append(example)
             pool.sort(key=lambda each: len(each.ids))
@@ -421,31 +429,20 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def call_loss(student: Any, teacher: Any, batch: Batch) -> Tensor:
-    """Cross-entropy of what is learned, plus the divergence of what is imitated from the teacher, who sees no tools."""
-    hidden = _hidden(student, batch.ids)
-    targets = batch.ids[:, 1:]
-    logits = _logits(student, hidden[:, :-1][batch.learned[:, 1:]])
-    loss = F.cross_entropy(logits, targets[batch.learned[:, 1:]])
-    if batch.imitated.any():
-        ours = _logits(student, hidden[:, :-1][batch.imitated[:, 1:]])
-        with torch.no_grad():
-            theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][batch.plain_imitated[:, 1:]])
-        loss = loss + divergence(ours, theirs)
-    return loss
-
-
-def chat_loss(student: Any, teacher: Any, ids: Tensor, present: Tensor) -> Tensor:
-    """The divergence from the teacher on its own texts [B, T]."""
-    kept = present[:, 1:]
-    ours = _logits(student, _hidden(student, ids)[:, :-1][kept])
+def losses(student: Any, teacher: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of what is learned; divergence of what is imitated from the teacher, who sees no tools."""
+    hidden = _hidden(student, batch.ids)[:, :-1]
+    learned, imitated = batch.learned[:, 1:], batch.imitated[:, 1:]
+    called = F.cross_entropy(_logits(student, hidden[learned]), batch.ids[:, 1:][learned], reduction="sum")
     with torch.no_grad():
-        theirs = _logits(teacher, _hidden(teacher, ids)[:, :-1][kept])
-    return divergence(ours, theirs)
+        theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][batch.plain_imitated[:, 1:]])
+    return called / learned.sum().clamp(min=1), divergence(_logits(student, hidden[imitated]), theirs)
 
 
 def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of `ours` from `theirs`, logits [n, vocabulary]."""
+    """Mean Kullback-Leibler divergence of `ours` from `theirs`, logits [n, vocabulary]; 0 for none."""
+    if not len(ours):
+        return ours.sum()
     return F.kl_div(F.log_softmax(ours, -1), F.log_softmax(theirs, -1), reduction="batchmean", log_target=True)
 
 
@@ -473,7 +470,7 @@ def train(
     use_attention(teacher)
     sequences = calibration.tokenize(calibration.bundled_calibration(), tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
-    scales = key_scales(model, sequences, device)
+    scales = key_scales(model, sequences, device).half().float()  # as they will be saved
     toolcaller.scale_keys(model, scales)
     student = make_student(model, tokenizer, recipe, sequences, device)
     embeddings = student.get_input_embeddings().weight
@@ -483,29 +480,23 @@ def train(
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
-    loader = iter(DataLoader(Batches(tokenizer, recipe, chat), batch_size=None, num_workers=recipe.workers))
+    loader = iter(DataLoader(Batches(tokenizer, recipe, texts, chat), batch_size=None, num_workers=recipe.workers))
     draw = torch.Generator().manual_seed(recipe.seed)
     history: list[dict[str, Any]] = []
     began, tokens = time.monotonic(), 0
     for step in range(1, recipe.steps + 1):
         batch = next(loader).to(device)
-        picked = torch.randint(len(texts), (recipe.chat_batch,), generator=draw).tolist()
-        chat_ids = _padded([texts[number] for number in picked], tokenizer.eos_token_id).to(device)
-        present = _padded([[True] * len(texts[number]) for number in picked], False).to(device)
         _choose_rounding(float(torch.rand((), generator=draw)))
         with torch.autocast(device, torch.bfloat16):
-            called = call_loss(student, teacher_of(teacher), batch)
-        torch.autograd.backward(called)
-        with torch.autocast(device, torch.bfloat16):
-            chatted = recipe.chat_weight * chat_loss(student, teacher_of(teacher), chat_ids, present)
-        torch.autograd.backward(chatted)
+            called, imitated = losses(student, _Unrounded(teacher), batch)
+        torch.autograd.backward(called + recipe.imitation_weight * imitated)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens += batch.ids.numel() + chat_ids.numel()
+        tokens += batch.ids.numel()
         if step % report_every == 0 or step == recipe.steps:
-            figures = {"step": step, "calls": called.item(), "chat": chatted.item()}
+            figures = {"step": step, "calls": called.item(), "imitation": imitated.item()}
             figures |= {"tokens_per_second": tokens / (time.monotonic() - began)}
             if step % (5 * report_every) == 0 or step == recipe.steps:
                 figures |= evaluate(student, tokenizer, sequences, device, cases)
@@ -515,12 +506,9 @@ def train(
     return {"recipe": asdict(recipe), "texts": len(texts), "answers": len(chat), "history": history}
 
 
-def teacher_of(teacher: Any) -> Any:
-    """The teacher, seen as the frozen model it is: its pass must not be rounded."""
-    return _Unrounded(teacher)
-
-
 class _Unrounded:
+    """A model whose pass is not rounded, whatever `ROUNDING` says."""
+
     def __init__(self, model: Any) -> None:
         self._model = model
 

@@ -155,6 +155,18 @@ def test_gradients_pass_straight_through_the_rounding(unrounded: training.Roundi
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
 
 
+def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_rounded(unrounded: training.Rounding):
+    teacher = tiny_model()
+    training.use_attention(teacher)
+    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    toolcaller.set_rows(teacher, student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)])
+    batch = training.collate([training.own_text([1, 20, 31, 42, 53, 64]), training.own_text([1, 33, 55])], 2)
+    assert training.losses(student, teacher, batch)[0] == 0  # nothing to learn as it stands
+    assert training.losses(student, teacher, batch)[1] < 1e-6
+    unrounded.weights, unrounded.kv_bits = True, 4
+    assert training.losses(student, training._Unrounded(teacher), batch)[1] > 1e-3
+
+
 def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
     #        system   end  open     write   end  user end open     write end
     ids = [1, 9, 9, 2, 1, 7, 8, 50, 51, 2, 1, 9, 2, 1, 7, 8, 52, 2]
