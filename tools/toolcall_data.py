@@ -153,11 +153,12 @@ def _chain(rng: Draw) -> Conversation | None:
     else:
         template, shape = rng.wording(phrases.CHAINS[language])
         story = "{O}" in template or "{P}" in template
-        numbers = [_whole(rng) if story else _number(rng) for _ in range(3)]
+        letters = sorted(set(re.findall(r"\{([a-d])\}", template)))
+        numbers = [_whole(rng) if story else _number(rng) for _ in letters]
         tree = _fill(shape, numbers)
         if _has_held_out(tree):
             return None
-        text = _story(rng, template, language, **dict(zip("abc", numbers, strict=True)))
+        text = _story(rng, template, language, **dict(zip(letters, numbers, strict=True)))
     needed = set(re.findall("add|mul", repr(tree)))
     toolset = _toolset(rng, needed if rng.random() < 0.2 else {"add", "mul"})
     text = _decorate(rng, text, language, "")

@@ -1,6 +1,7 @@
 """The wording of the training conversations: phrases, stories, names. All of it written for lab3.
 
-`[x|y]` stands for one of x and y, at random; `{a}` and `{b}` are the two numbers in the order in which they are spoken.
+`[x|y]` stands for one of x and y, at random; `{a}`, `{b}`, `{c}` and `{d}` are the numbers in the order in which they
+are spoken.
 """
 
 from __future__ import annotations
@@ -183,9 +184,9 @@ FILL: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 
-# --- several steps: X is a sum or product spelled out, c a number ---------------------------------------------------
+# --- several steps ---------------------------------------------------
 
-# (phrase, shape): in the shape, 0 and 1 are the first two numbers spoken and 2 the third; sub-expressions are tuples.
+# (phrase, shape): in the shape, 0 is the first number spoken, 1 the second and so on; sub-expressions are tuples.
 Shape = tuple[str, object, object]
 CHAINS: dict[str, tuple[tuple[str, Shape], ...]] = {
     "en": (
@@ -212,6 +213,19 @@ CHAINS: dict[str, tuple[tuple[str, Shape], ...]] = {
         ("What is {a} plus the product of {b} and {c}", ("add", 0, ("mul", 1, 2))),
         ("Multiply {a} by the sum of {b} and {c}", ("mul", 0, ("add", 1, 2))),
         ("What is {a} times the sum of {b} and {c}", ("mul", 0, ("add", 1, 2))),
+        ("Add the product of {a} and {b} to the product of {c} and {d}", ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("Multiply the sum of {a} and {b} by the sum of {c} and {d}", ("mul", ("add", 0, 1), ("add", 2, 3))),
+        ("What do {a} times {b} and {c} times {d} make together", ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("{P} buys {a} {O} at {b} dollars each and {c} bottles at {d} dollars each. What does it cost in all",
+         ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("In one hall are {a} rows of {b} chairs, in the other {c} rows of {d}. How many chairs are there",
+         ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("Add {a}, {b}, {c} and {d}", ("add", ("add", ("add", 0, 1), 2), 3)),
+        ("Add {a} and {b}, multiply by {c} and then add {d}", ("add", ("mul", ("add", 0, 1), 2), 3)),
+        ("[Take {a}, multiply it|Start with {a}, multiply it] by {b}, add {c} and multiply all of it by {d}",
+         ("mul", ("add", ("mul", 0, 1), 2), 3)),
+        ("{P} packs {a} boxes with {b} {O} each, finds {c} more and then {d} more. How many {O} is that",
+         ("add", ("add", ("mul", 0, 1), 2), 3)),
     ),
     "zh": (
         ("先把{a}和{b}相加，再[乘以|乘]{c}", ("mul", ("add", 0, 1), 2)),
@@ -226,6 +240,12 @@ CHAINS: dict[str, tuple[tuple[str, Shape], ...]] = {
         ("{P}每小时挣{a}元，做了{b}小时，另得奖金{c}元，一共多少元", ("add", ("mul", 0, 1), 2)),
         ("{a}加上{b}与{c}的积是多少", ("add", 0, ("mul", 1, 2))),
         ("{a}乘以{b}与{c}的和是多少", ("mul", 0, ("add", 1, 2))),
+        ("{a}与{b}的积加上{c}与{d}的积是多少", ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("{a}加{b}的和乘以{c}加{d}的和等于多少", ("mul", ("add", 0, 1), ("add", 2, 3))),
+        ("{P}买{a}个{O}，每个{b}元，又买{c}本书，每本{d}元，一共要多少元", ("add", ("mul", 0, 1), ("mul", 2, 3))),
+        ("把{a}、{b}、{c}、{d}加在一起是多少", ("add", ("add", ("add", 0, 1), 2), 3)),
+        ("{a}加{b}，乘以{c}，再加{d}，得多少", ("add", ("mul", ("add", 0, 1), 2), 3)),
+        ("每箱{a}个{O}，{b}箱，再加{c}个，后来又送来{d}个，共有多少个", ("add", ("add", ("mul", 0, 1), 2), 3)),
     ),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ def trained() -> frozenset[str]:
     for template in itertools.chain.from_iterable([*both, *chains]):
         for text in _expansions(template):
             if not re.search(r"\{[A-Zwxy]\}", text):
-                found.add(wording(re.sub(r"\{[abce]\}", "7", text)))
+                found.add(wording(re.sub(r"\{[abcde]\}", "7", text)))
     return frozenset(found)
 
 

@@ -54,6 +54,23 @@ def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(quantized
     assert "ready" in (tmp_path / "progress").read_text()
 
 
+def test_chat_and_funcall_start_a_server_of_their_own_and_end_it(quantized_model: Path):
+    before = _servers_of(quantized_model)
+    reply = ask("chat", "What is the capital of France?", "--model", str(quantized_model), "--temperature", "0")
+    assert "Paris" in reply["text"]
+    run = ask(
+        *("funcall", "What is 3 + 5?", "--model", str(quantized_model), "--temperature", "0"),
+        *("--tool-choice", "required,none", "--max-tokens", "128"),
+    )
+    assert run["calls"][0]["outcome"] == "ok"
+    assert _servers_of(quantized_model) == before
+
+
+def _servers_of(model: Path) -> set[int]:
+    told = psutil.process_iter(["pid", "cmdline"])
+    return {each.info["pid"] for each in told if {"api_server", str(model)} <= set(each.info["cmdline"] or ())}
+
+
 def _first_object(process: subprocess.Popen[str]) -> str:
     """The JSON object that the command prints once it serves."""
     text, deadline = "", time.monotonic() + 180

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import ClassVar
 
@@ -113,6 +115,38 @@ def test_an_unreachable_hub_is_the_machines_trouble_and_names_the_ways_out(monke
         resolve("internlm/internlm2_5-1_8b-chat")
     for way_out in ("LMDEPLOY_USE_MODELSCOPE", "HF_ENDPOINT", "embedded", "pass the folder"):
         assert way_out in caught.value.todo
+
+
+def test_a_hub_id_that_was_downloaded_before_needs_no_hub(folder: Path, tmp_path: Path) -> None:
+    """The hub's own client finds it in its own cache."""
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--org--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    folder.rename(repository / "snapshots" / commit)
+    code = "from lab3.models import resolve; print(resolve('org/tiny'))"
+    offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "LMDEPLOY_USE_MODELSCOPE": "False"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True, check=True
+    )
+    assert Path(told.stdout.strip()) == repository / "snapshots" / commit
+
+
+def test_modelscope_is_asked_when_lmdeploy_would_ask_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(name: str, **_: object) -> str:
+        asked.append(name)
+        return str(folder)
+
+    monkeypatch.setenv("LMDEPLOY_USE_MODELSCOPE", "True")
+    monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
+    assert resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat") == folder
+    assert asked == ["Shanghai_AI_Laboratory/internlm2_5-1_8b-chat"]
+    monkeypatch.setitem(sys.modules, "modelscope", None)  # as if it were not installed
+    with pytest.raises(InfraError, match="not installed"):
+        resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat")
 
 
 def test_a_config_is_read_with_its_defaults(folder: Path) -> None:

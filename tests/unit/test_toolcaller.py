@@ -195,3 +195,23 @@ def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedd
     assert tokenizer.decode(ids, skip_special_tokens=True) == "\n{}"
     assert len(tokenizer) == 49152
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+
+
+def test_the_built_folder_is_the_embedded_model_with_the_adapter_in_it(embedded_model: Path, tmp_path: Path):
+    from lab3.models import check_folder, model_tensors
+
+    base = LlamaForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    scales = torch.rand(30, 3, 32) + 0.5
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model)
+    student = training.make_student(base, tokenizer, training.Recipe(rank=2), IDS, "cpu")
+    training.save(student, tokenizer, tmp_path / "adapter", scales)
+    assert sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir()) < 10e6 * 2 / 16 + 1e5
+    toolcaller.build(embedded_model, tmp_path / "adapter", tmp_path / "built")
+    facts = {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(check_folder(tmp_path / "built"))}
+    assert facts == {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(embedded_model)}
+    built = LlamaForCausalLM.from_pretrained(tmp_path / "built", dtype=torch.float32)
+    plain = LlamaForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    assert torch.allclose(
+        logits(built)[..., 20:], logits(plain)[..., 20:], atol=0.1
+    )  # an untrained adapter adds nothing
+    assert AutoTokenizer.from_pretrained(tmp_path / "built").convert_ids_to_tokens(15) == "<|action_start|>"
