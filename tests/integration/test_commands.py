@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,21 +55,32 @@ def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(quantized
     assert "ready" in (tmp_path / "progress").read_text()
 
 
-def test_chat_and_funcall_start_a_server_of_their_own_and_end_it(quantized_model: Path):
-    before = _servers_of(quantized_model)
-    reply = ask("chat", "What is the capital of France?", "--model", str(quantized_model), "--temperature", "0")
+def test_chat_and_funcall_start_a_server_of_their_own_and_end_it(quantized_model: Path, tmp_path: Path):
+    model = ("--model", str(quantized_model), "--temperature", "0")
+    reply = _ask_and_watch(tmp_path, "chat", "What is the capital of France?", *model)
     assert "Paris" in reply["text"]
-    run = ask(
-        *("funcall", "What is 3 + 5?", "--model", str(quantized_model), "--temperature", "0"),
-        *("--tool-choice", "required,none", "--max-tokens", "128"),
-    )
+    forced = ("--tool-choice", "required,none", "--max-tokens", "128")
+    run = _ask_and_watch(tmp_path, "funcall", "What is 3 + 5?", *model, *forced)
     assert run["calls"][0]["outcome"] == "ok"
-    assert _servers_of(quantized_model) == before
 
 
-def _servers_of(model: Path) -> set[int]:
-    told = psutil.process_iter(["pid", "cmdline"])
-    return {each.info["pid"] for each in told if {"api_server", str(model)} <= set(each.info["cmdline"] or ())}
+def _ask_and_watch(folder: Path, *arguments: str) -> dict:
+    """As `ask`; a server was among the command's processes, and none of them is there after it."""
+    seen: dict[psutil.Process, list[str]] = {}
+    with (
+        (folder / "out").open("w") as out,
+        (folder / "progress").open("w") as progress,
+        subprocess.Popen([*LAB3, *arguments, "--json"], stdout=out, stderr=progress) as command,
+    ):
+        while command.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                for process in psutil.Process(command.pid).children(recursive=True):
+                    seen[process] = process.cmdline()
+            time.sleep(0.2)
+    assert command.returncode == 0, (folder / "progress").read_text()[-2000:]
+    assert any("api_server" in words for words in seen.values())
+    assert not psutil.wait_procs(list(seen), timeout=1)[1]
+    return json.loads((folder / "out").read_text())
 
 
 def _first_object(process: subprocess.Popen[str]) -> str:
