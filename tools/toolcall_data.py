@@ -21,7 +21,7 @@ Message = dict[str, Any]
 Expression = tuple[str, Any, Any]  # ("add" | "mul", left, right), leaves are numbers
 
 _COMPUTE: dict[str, Callable[[Number, Number], Number]] = {"add": lambda a, b: a + b, "mul": lambda a, b: a * b}
-_SIGNS = {"add": ("+",), "mul": ("*", "*", "×", "x", "·")}
+_TIMES = ("*", "*", "×", "x", "·")
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _expand(rng: Draw, template: str, **fields: Any) -> str:
 
 
 def _direct(rng: Draw, operation: str, language: str, a: Number, b: Number) -> str:
-    """A direct request. A number with a sign never follows a sign without brackets."""
+    """A direct request. A negative number behind a sign is mostly in brackets."""
     template = rng.wording(phrases.DIRECT[operation, language])
     signs = re.search(r"\}\s*(\[[^\]]*)?[+*×]", template)
     shown_b = f"({_spoken(b)})" if b < 0 and signs and rng.random() < 0.7 else _spoken(b)
@@ -411,7 +411,7 @@ def _has_held_out(tree: Expression) -> bool:
 def _written(rng: Draw, tree: Expression) -> str:
     """`tree` with signs and only the brackets that precedence needs (sometimes one more)."""
     gap = rng.choice(("", " ", " "))
-    signs = {"add": "+", "mul": rng.choice(_SIGNS["mul"])}
+    signs = {"add": "+", "mul": rng.choice(_TIMES)}
     if signs["mul"] == "x":
         gap = " "
 
