@@ -1,8 +1,8 @@
 """Held-out questions on which function calling is measured: what is asked, the tools on offer, the calls expected.
 
 Every number in them, operand or result, is one that `tools.number_split` keeps out of the training data, and texts
-worded as a training question is (`tools.wordings`) are left out. The number
-that comes first in the text is the first argument; a task of several steps is its expression in post-order.
+worded as a training question is (`tools.wordings`) are left out. The number that comes first in the text is the first
+argument; a task of several steps is its expression in post-order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from lab3.funcall import Tool
 from lab3.tool_schema import tool_schema
 from tools.number_split import is_held_out
-from tools.wordings import trained, wording
+from tools.wordings import is_trained
 
 Number = int | float
 Kind = Literal["single", "two_step", "three_step", "none"]
@@ -307,7 +307,7 @@ def _own(texts: tuple[Card, ...]) -> tuple[Card, ...]:
     return tuple(
         each
         for each in texts
-        if wording(_SLOT.sub("7", each if isinstance(each, str) else each[0])) not in trained()  # type: ignore[index]
+        if not is_trained(_SLOT.sub("7", each if isinstance(each, str) else each[0]))  # type: ignore[index]
     )
 
 

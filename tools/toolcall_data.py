@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tools import toolcall_phrases as phrases
@@ -78,9 +79,21 @@ def conversations(seed: int, chat: Sequence[Answered], *, development: bool = Fa
     With `development`, conversations whose wordings are in no training conversation.
     """
     rng = Draw(seed, development=development)
-    makers = [_single, _single, _single, _chain, _chain, _chain, _two_questions, _other_call, _follow_up]
+    makers: list[Callable[[Draw], Conversation | None]] = [
+        _single,
+        _single,
+        _single,
+        _chain,
+        _chain,
+        _chain,
+        _two_questions,
+        _other_call,
+        _follow_up,
+    ]
     if chat:
-        makers += [lambda rng: _no_call(rng, chat)] * 3
+        idle = [each for each in chat if not each.question.needs]
+        unfit = [each for each in chat if each.question.needs]
+        makers += [partial(_no_call, chat=some) for some in (idle, unfit, unfit) if some]
     while True:
         made = rng.choice(makers)(rng)
         if made is not None:
@@ -93,18 +106,18 @@ def no_call_questions(seed: int, count: int) -> list[Question]:
     questions: dict[str, Question] = {}
     while len(questions) < count:
         language = _language(rng)
-        kind = rng.choice(("chat", "chat", "sub", "div", "other", "add", "mul"))
+        kind = rng.choice(("chat", "sub", "sub", "div", "div", "other", "add", "mul"))
         if kind == "chat":
             text = _expand(
                 rng, rng.choice(phrases.CHAT[language]), w=rng.choice(phrases.WORDS), c=rng.choice(phrases.CITIES)
             )
             made = Question(text, language)
         elif kind in ("add", "mul"):
-            made = Question(_direct(rng, kind, language, *_operands(rng, kind)), language, kind)
+            made = Question(_one_step(rng, kind, language)[0], language, kind)
         else:
             a, b = _operands(rng, "add")
             text = rng.choice(phrases.UNFIT[kind]).format(a=_spoken(a), b=_spoken(b))
-            made = Question(text, "zh" if _is_chinese(text) else "en", kind)
+            made = Question(text, _language_of(text), kind)
         questions[made.text] = made
     return list(questions.values())
 
@@ -131,28 +144,31 @@ def _follow_up(rng: Draw) -> Conversation:
 
 
 def _task(rng: Draw, toolset: dict[str, _Tool], operation: str, language: str) -> list[Message]:
+    text, a, b = _one_step(rng, operation, language)
+    text = _decorate(rng, text if rng.random() < 0.93 else text.lower(), language, toolset[operation].name)
+    return [_user(text), *_solve((operation, a, b), toolset, _language_of(text))]
+
+
+def _one_step(rng: Draw, operation: str, language: str) -> tuple[str, Number, Number]:
     if rng.random() < 0.4:
         a, b = _amounts(rng, operation)
-        text = _story(rng, rng.wording(phrases.STORIES[operation, language]), language, a=a, b=b)
-    else:
-        a, b = _operands(rng, operation)
-        text = _direct(rng, operation, language, a, b)
-    text = _decorate(rng, text if rng.random() < 0.93 else text.lower(), language, toolset[operation].name)
-    return [_user(text), *_solve((operation, a, b), toolset, language)]
+        return _story(rng, rng.wording(phrases.STORIES[operation, language]), language, a=a, b=b), a, b
+    a, b = _operands(rng, operation)
+    return _direct(rng, operation, language, a, b), a, b
 
 
 def _chain(rng: Draw) -> Conversation | None:
     """Two or three steps: an expression with signs and brackets, or a sentence."""
     language = _language(rng)
-    if rng.random() < 0.55:
+    if rng.random() < 0.4:
         tree = _random_tree(rng, rng.choice((2, 2, 2, 3)))
         if _has_held_out(tree):
             return None
         text = rng.wording(phrases.EXPRESSION[language])
         text = _expand(rng, text, e=_written(rng, tree))
     else:
-        template, shape = rng.wording(phrases.CHAINS[language])
-        story = "{O}" in template or "{P}" in template
+        story = rng.random() < 0.5
+        template, shape = rng.wording((phrases.CHAIN_STORIES if story else phrases.CHAINS)[language])
         letters = sorted(set(re.findall(r"\{([a-d])\}", template)))
         numbers = [_whole(rng) if story else _number(rng) for _ in letters]
         tree = _fill(shape, numbers)
@@ -162,7 +178,7 @@ def _chain(rng: Draw) -> Conversation | None:
     needed = set(re.findall("add|mul", repr(tree)))
     toolset = _toolset(rng, needed if rng.random() < 0.2 else {"add", "mul"})
     text = _decorate(rng, text, language, "")
-    messages = [*_system(rng), _user(text), *_solve(tree, toolset, language)]
+    messages = [*_system(rng), _user(text), *_solve(tree, toolset, _language_of(text))]
     return Conversation(messages, [tool.function for tool in toolset.values()])
 
 
@@ -193,7 +209,7 @@ def _other_call(rng: Draw) -> Conversation:
     asked = rng.choice(questions).format(v=value)
     tools = [tool.function for tool in toolset.values()]
     tools.insert(rng.randrange(len(tools) + 1), _function(rng, name, text, parameters))
-    language = "zh" if _is_chinese(asked) else "en"
+    language = _language_of(asked)
     (parameter,) = parameters
     return Conversation(
         [*_system(rng), _user(_decorate(rng, asked, language, "")), _call(name, {parameter: value})], tools
@@ -266,6 +282,11 @@ def _language(rng: Draw) -> str:
     return "zh" if rng.random() < 0.36 else "en"
 
 
+def _language_of(text: str) -> str:
+    """A bare formula counts as English."""
+    return "zh" if _is_chinese(text) else "en"
+
+
 def _is_chinese(text: str) -> bool:
     return any("一" <= letter <= "鿿" for letter in text)
 
@@ -304,9 +325,16 @@ def _story(rng: Draw, template: str, language: str, **numbers: Number) -> str:
 def _end(rng: Draw, text: str, language: str) -> str:
     if text[-1] in "=?？。.0123456789":
         return text if rng.random() < 0.7 else f"{text} ?"
-    asks = language == "zh" or re.match(r"(What|How|Which|If|Can|Could|\S+ (has|had|reads|buys|earns))\b", text)
+    asks = language == "zh" or _ASKS.search(text)
     marks = ("？", "？", "?", "") if language == "zh" else ("?", "?", "?", "") if asks else (".", ".", "", "!")
     return text + rng.choice(marks)
+
+
+# The last sentence begins, or goes on after a comma, as a question does.
+_ASKS = re.compile(
+    r"(^|[.!?,;:] ((and|so|then) )?)(what|how|which|who|where|when|can|could|will|would|do|does|is|are|if)\b[^.?!]*$",
+    re.IGNORECASE,
+)
 
 
 def _decorate(rng: Draw, text: str, language: str, tool: str) -> str:
@@ -447,7 +475,7 @@ def _toolset(
     lab_names = rng.random() < 0.3  # the lab's own functions, as lab3 describes them
     made: dict[str, _Tool] = {}
     names = set(without)
-    opaque = rng.random() < 0.08
+    opaque = rng.random() < 0.3  # then only the description tells
     for operation in sorted(wanted):
         tool = _calculator(rng, operation, lab_names=lab_names, opaque=opaque, taken=names)
         names.add(tool.name)
@@ -484,7 +512,8 @@ def _calculator(rng: Draw, operation: str, *, lab_names: bool, opaque: bool, tak
 def _tool_name(rng: Draw, operation: str, *, opaque: bool) -> str:
     if opaque:
         form = rng.choice(phrases.OPAQUE)
-        return form.format(l=rng.choice(string.ascii_lowercase), d=rng.randrange(1, 100))
+        word = "".join(rng.choice(phrases.SYLLABLES) for _ in range(rng.choice((2, 2, 3))))
+        return form.format(l=rng.choice(string.ascii_lowercase), d=rng.randrange(1, 100), w=word)
     if operation in phrases.SUB_DIV_NAMES:
         return rng.choice(phrases.SUB_DIV_NAMES[operation])
     core = rng.choice(phrases.NAME_CORE[operation])
