@@ -32,8 +32,34 @@ def perplexity(
 
     Raises UsageError when there is nothing to score, or the folder is remote code (which lab3 does not run).
     """
+    windows = _windows(sequences, window_tokens)  # so that bad input is refused before the model is read
+    return _score(load_for_evaluation(model, device=device), windows, progress)
+
+
+def measure(
+    network: Any, sequences: Sequence[Sequence[int]], *, window_tokens: int = 1024, progress: Progress = silent
+) -> float:
+    """`perplexity` of a transformers model that is loaded already."""
+    return _score(network, _windows(sequences, window_tokens), progress)
+
+
+def _score(network: Any, windows: Sequence[tuple[list[int], int]], progress: Progress) -> float:
     import torch
 
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for number, (ids, first) in enumerate(windows):
+            progress("measuring perplexity", done=number, total=len(windows))
+            batch = torch.tensor([ids], device=network.device)
+            logits = network(batch).logits[0, first - 1 : -1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, batch[0, first:], reduction="sum"))
+            tokens += len(ids) - first
+    progress("measuring perplexity", done=len(windows), total=len(windows))
+    return math.exp(total / tokens)
+
+
+def _windows(sequences: Sequence[Sequence[int]], window_tokens: int) -> list[tuple[list[int], int]]:
+    """Windows, and from which token on they are scored."""
     shared = _shared_prefix(sequences)
     windows = [
         (list(ids[start : start + window_tokens]), max(shared - start, 1))
@@ -43,17 +69,7 @@ def perplexity(
     windows = [(ids, first) for ids, first in windows if len(ids) > first]
     if not windows:
         raise UsageError("there is no text to measure perplexity on", todo="give at least one text of two tokens")
-    network = load_for_evaluation(model, device=device)
-    total, tokens = 0.0, 0
-    with torch.inference_mode():
-        for number, (ids, first) in enumerate(windows):
-            progress("measuring perplexity", done=number, total=len(windows))
-            batch = torch.tensor([ids], device=device)
-            logits = network(batch).logits[0, first - 1 : -1].float()
-            total += float(torch.nn.functional.cross_entropy(logits, batch[0, first:], reduction="sum"))
-            tokens += len(ids) - first
-    progress("measuring perplexity", done=len(windows), total=len(windows))
-    return math.exp(total / tokens)
+    return windows
 
 
 def _shared_prefix(sequences: Sequence[Sequence[int]]) -> int:

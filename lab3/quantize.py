@@ -36,7 +36,9 @@ class QuantizeResult:
     """What was made and what it cost.
 
     Weight bytes are the bytes of the tensors in the safetensors files; folder bytes are the blocks the file system
-    allocates, as `du -s` counts them. Perplexities are on lab3's held-out conversations, None when not measured.
+    allocates, as `du -s` counts them. Perplexities are on lab3's held-out conversations, None when not measured:
+    of the model before and after, and after with keys and values through an int4 KV cache, with what that does to the
+    keys of each layer (`lab3.kv_quality.KVQuality.key_errors`).
     """
 
     source: Path
@@ -54,6 +56,8 @@ class QuantizeResult:
     folder_bytes_after: int
     perplexity_before: float | None
     perplexity_after: float | None
+    perplexity_kv_int4: float | None
+    kv_int4_key_errors: tuple[float, ...]
     seconds: float
     notices: tuple[str, ...]
 
@@ -158,6 +162,8 @@ def quantize(
         folder_bytes_after=folder_bytes(out),
         perplexity_before=answer["perplexity_before"],
         perplexity_after=answer["perplexity_after"],
+        perplexity_kv_int4=answer["perplexity_kv_int4"],
+        kv_int4_key_errors=tuple(answer["kv_int4_key_errors"]),
         seconds=time.monotonic() - started,
         notices=(*notices, *answer["notices"]),
     )

@@ -12,12 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lab3 import calibration
 from lab3.errors import InfraError, Lab3Error
 from lab3.perplexity import perplexity
 from lab3.progress import Progress
+
+if TYPE_CHECKING:
+    from lab3.kv_quality import KVQuality
 
 _CPU_SEQLEN, _CPU_BATCH = 512, 16
 _TUTORIAL_SAMPLES, _TUTORIAL_SEQLEN = 128, 2048
@@ -105,14 +108,23 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if device != "cpu":
         torch.cuda.empty_cache()
     after = perplexity(out, heldout, device=device, progress=_named(progress, "after")) if heldout else None
+    cached = _kv_int4(out, heldout, device, _named(progress, "with an int4 KV cache")) if heldout else None
     return {
         "samples": samples,
         "seqlen": seqlen,
         "device": device,
         "perplexity_before": before,
         "perplexity_after": after,
+        "perplexity_kv_int4": cached.perplexity if cached else None,
+        "kv_int4_key_errors": cached.key_errors if cached else (),
         "notices": notices,
     }
+
+
+def _kv_int4(model: Path, heldout: list[list[int]], device: str, progress: Progress) -> KVQuality:
+    from lab3.kv_quality import kv_quality
+
+    return kv_quality(model, heldout, bits=4, device=device, progress=progress)
 
 
 def _pick_device(asked: str) -> str:

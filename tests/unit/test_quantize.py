@@ -133,7 +133,8 @@ class TestTarget:
 
     MAKE = (
         "shutil.copytree(JOB['model'], JOB['out']); open(JOB['out'] + '/inputs_stats.pth', 'w').close()\n"
-        "send(result=dict(samples=1, seqlen=8, device='cpu', perplexity_before=2.0, perplexity_after=2.1, notices=[]))"
+        "send(result=dict(samples=1, seqlen=8, device='cpu', perplexity_before=2.0, perplexity_after=2.1,\n"
+        "    perplexity_kv_int4=2.2, kv_int4_key_errors=[0.1], notices=[]))"
     )
 
     def test_the_new_folder_is_put_in_place_and_nothing_else(self, folder: Path, worker: Any) -> None:

@@ -1,0 +1,74 @@
+"""What an int4 cache of keys and values costs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lab3.cpu import kv_quant
+from lab3.kv_quality import KVQuality, kv_quality, quantize_cache, through_cache
+from lab3.perplexity import perplexity
+from lab3.toolcaller import scale_keys
+
+SEQUENCES = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 61, 72, 2]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def spoil_keys(folder: Path, layer: int) -> None:
+    """Make one channel pair of a layer's keys far larger than the others, and its queries' as much smaller."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    scales = torch.ones(3, 2, 16)
+    scales[layer, :, 3] = 1 / 300
+    scale_keys(model, scales)
+    model.save_pretrained(folder)
+
+
+def test_values_come_back_as_from_the_cache():
+    values = torch.randn(2, 3, 5, 64)
+    packed, scales_zeros = kv_quant.quantize(values, bits=4, stored_dtype=torch.float16)
+    assert torch.equal(through_cache(values, 4), kv_quant.dequantize(packed, scales_zeros, bits=4, dtype=torch.float32))
+
+
+def test_int8_costs_next_to_nothing_and_int4_more(folder: Path):
+    plain = perplexity(folder, SEQUENCES)
+    eight, four = (kv_quality(folder, SEQUENCES, bits=bits) for bits in (8, 4))
+    assert eight.perplexity == pytest.approx(plain, rel=1e-3)
+    assert max(eight.key_errors) < 0.02
+    assert all(0.02 < error < 0.5 for error in four.key_errors)
+
+
+def test_the_layer_whose_keys_have_outliers_is_the_worst(folder: Path):
+    even = kv_quality(folder, SEQUENCES, bits=4)
+    plain = perplexity(folder, SEQUENCES)
+    spoil_keys(folder, layer=1)
+    assert perplexity(folder, SEQUENCES) == pytest.approx(plain, rel=1e-5)
+    uneven = kv_quality(folder, SEQUENCES, bits=4)
+    assert uneven.worst_layer == 1
+    assert uneven.key_errors[1] > 3 * even.key_errors[1]
+    assert uneven.key_errors[2] == pytest.approx(even.key_errors[2], rel=0.3)
+
+
+def test_the_model_attends_as_before_where_nothing_is_lost(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lab3.kv_quality.through_cache", lambda values, bits: values)
+    ids = torch.tensor(SEQUENCES[:1])
+    plain = LlamaForCausalLM.from_pretrained(folder).eval()
+    expected = plain(ids).logits
+    quantize_cache(plain, 4)
+    assert torch.allclose(plain(ids).logits, expected, atol=1e-5)
+
+
+def test_the_worst_layer_is_the_one_with_the_largest_error():
+    assert KVQuality(4, 9.0, (0.1, 0.4, 0.2)).worst_layer == 1
