@@ -34,6 +34,15 @@ def embedded_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def embedded_base() -> Path:
+    """SmolLM2-135M-Instruct as it was before lab3 taught it to call functions."""
+    from lab3.embedded import embedded_folder
+    from lab3.progress import silent
+
+    return embedded_folder(silent, tool_caller=False)
+
+
+@pytest.fixture(scope="session")
 def quantization(embedded_model: Path, shared_folder: Path) -> QuantizeResult:
     """The embedded model quantized by lab3 with its defaults, once for the run."""
     from lab3.quantize import QuantizeResult, quantize

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # InternLM2's markers in its order (92538 ... 92541), at ids that SmolLM2 has for Jupyter notebooks and never uses.
 # As single special tokens they come out of the server in one piece, which LMDeploy's parser of this format counts on.
 MARKERS = {12: "<|plugin|>", 13: "<|interpreter|>", 14: "<|action_end|>", 15: "<|action_start|>"}
 _CHANGES = "changes.safetensors"
+
+
+class Changes(NamedTuple):
+    """`rows` [4, hidden] and `key_scales` [layers, KV heads, head_dim / 2], as the module tells."""
+
+    rows: Any
+    key_scales: Any
 
 
 def rename_markers(tokenizer: Any) -> Any:
@@ -70,14 +77,20 @@ def save_changes(folder: Path, *, rows: Any, key_scales: Any) -> None:
     save_file({"rows": rows.half().contiguous(), "key_scales": key_scales.half().contiguous()}, folder / _CHANGES)
 
 
+def load_changes(folder: Path) -> Changes:
+    """What `save_changes` wrote, in fp32."""
+    from safetensors.torch import load_file
+
+    return Changes(**{name: tensor.float() for name, tensor in load_file(folder / _CHANGES).items()})
+
+
 def merge(model: Any, adapter: Path) -> Any:
     """`model` (SmolLM2-135M-Instruct, best in fp32) with the adapter folder's changes merged into its weights."""
     from peft import PeftModel
-    from safetensors.torch import load_file
 
-    changes = load_file(adapter / _CHANGES)
-    set_rows(model, changes["rows"])
-    scale_keys(model, changes["key_scales"].float())
+    changes = load_changes(adapter)
+    set_rows(model, changes.rows)
+    scale_keys(model, changes.key_scales)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 

@@ -11,14 +11,17 @@ base model on texts that it wrote itself, so that it stays what it was.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
+import random
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -26,13 +29,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lab3 import calibration, models, toolcaller
-from lab3.cpu import kv_quant
+from lab3 import calibration, toolcaller
+from lab3.embedded import embedded_folder
+from lab3.kv_quality import through_cache
 from tools.toolcall_data import Answered, Conversation, Question, conversations, no_call_questions
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GROUP_SIZE = 64  # what lab3 quantizes this model with
 MAX_TOKENS = 768
+_CONFIG = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "bias", "target_modules")
+_DOCUMENT_START = "<|endoftext|>"
+_POOL = 768  # examples that a worker sorts by length at a time
+_CALL = next(number for number, marker in toolcaller.MARKERS.items() if marker == "<|action_start|>")
+_IMITATED = 8192  # places of a step's that are compared with the teacher's at most: 49152 logits each
 
 
 @dataclass(frozen=True)
@@ -41,14 +50,14 @@ class Recipe:
 
     seed: int = 0
     steps: int = 3000
-    batch: int = 80  # conversations and texts a step
-    chat_share: float = 0.15  # of them, texts that the base model wrote
+    batch_tokens: int = 24576  # a step's, padding counted
+    chat_share: float = 0.2  # of the conversations and texts, those that the base model wrote alone
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     imitation_weight: float = 1.0
-    chat_texts: int = 6144
+    chat_texts: int = 4096  # of each of two kinds half, and as many documents as of one
     answer_tokens: int = 224
     workers: int = 12
 
@@ -59,15 +68,21 @@ class Rounding:
 
     weights: bool = False
     kv_bits: int = 16
+    kv_levels: Tensor | None = None  # 2**kv_bits - 1 where the model is; none: keys and values are left alone
+
+    def choose(self, weights: bool, kv_bits: int, device: str) -> None:
+        """Take these from now on. 16 bits stand for 12 here, rounding too, so that a compiled pass stays the same."""
+        self.weights, self.kv_bits = weights, kv_bits
+        self.kv_levels = torch.tensor(2.0 ** min(kv_bits, 12) - 1, device=device)
 
 
 ROUNDING = Rounding()
 # How often each is trained; the lab's own, W4A16 with an int4 cache, most.
 MIXTURE = (
-    (0.60, Rounding(True, 4)),
-    (0.15, Rounding(True, 8)),
-    (0.10, Rounding(False, 4)),
-    (0.15, Rounding(False, 16)),
+    (0.60, True, 4),
+    (0.15, True, 8),
+    (0.10, False, 4),
+    (0.15, False, 16),
 )
 
 
@@ -75,12 +90,12 @@ MIXTURE = (
 
 
 def fake_quantize(weight: Tensor, column_scales: Tensor, *, group_size: int = GROUP_SIZE) -> Tensor:
-    """`weight` [N, K] rounded as AWQ rounds it after columns were multiplied by `column_scales` [K].
+    """`weight` [..., N, K] rounded as AWQ rounds it after columns were multiplied by `column_scales` [..., 1, K].
 
     `pseudo_quantize_tensor` of lmdeploy/lite/quantization/awq.py, 4 bits, asymmetric; straight-through gradient.
     """
     with torch.no_grad():
-        grouped = (weight * column_scales).view(len(weight), -1, group_size)
+        grouped = (weight * column_scales).unflatten(-1, (-1, group_size))  # type: ignore[no-untyped-call]
         low, high = grouped.aminmax(dim=-1, keepdim=True)
         scales = (high - low).clamp_(min=1e-5) / 15
         zeros = (-torch.round(low / scales)).clamp_(0, 15)
@@ -93,16 +108,24 @@ def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
     """Causal attention whose keys and values went through LMDeploy's cache format; padding must be on the right."""
-    if ROUNDING.kv_bits != 16:
-        key, value = (_through_cache(each, ROUNDING.kv_bits) for each in (key, value))
+    if ROUNDING.kv_levels is not None:
+        key, value = fake_cache(torch.stack([key, value]), ROUNDING.kv_levels)
     out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
 
 
-def _through_cache(values: Tensor, bits: int) -> Tensor:
+def fake_cache(values: Tensor, levels: Tensor) -> Tensor:
+    """`values` [..., head_dim] as LMDeploy's cache of `levels` + 1 levels gives them back; straight-through gradient.
+
+    `lab3.cpu.kv_quant` without the packing, which would only take time here.
+    """
     with torch.no_grad():
-        packed, scales_zeros = kv_quant.quantize(values, bits=bits, stored_dtype=torch.float16)
-        error = kv_quant.dequantize(packed, scales_zeros, bits=bits, dtype=torch.float32) - values
+        full = values.float()
+        low, high = full.aminmax(dim=-1, keepdim=True)
+        scale = (high - low).clamp(min=1e-12) / levels
+        zero = (-low / scale).clamp(-6e4, 6e4)  # fp16 holds it
+        q = torch.minimum((full / scale + zero + 0.5).clamp(min=0).floor(), levels)
+        error = (q - zero.half().float()) * scale.half().float() - full
     return values + error.to(values.dtype)
 
 
@@ -189,7 +212,7 @@ def _best_scale(queries: Tensor, keys: Tensor) -> Tensor:
 
     def loss(scale: Tensor) -> float:
         both = torch.cat([scale, scale])
-        error = _through_cache(keys / both, 4) * both - keys
+        error = through_cache(keys / both, 4) * both - keys
         return float(((error @ second_moment) * error).sum(dim=-1).mean())
 
     candidates = [peak**power for power in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -211,23 +234,45 @@ def make_student(base: Any, tokenizer: Any, recipe: Recipe, sequences: Sequence[
         r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM", bias="none"
     )
     student = get_peft_model(base, config)
-    for name, module in student.named_modules():
-        if hasattr(module, "lora_A"):
-            _round_when_told(module, scales[name.removeprefix("base_model.model.")])
+    adapted = {name: module for name, module in student.named_modules() if hasattr(module, "lora_A")}
+    for kind in PROJECTIONS:
+        layers = [module for name, module in adapted.items() if name.endswith(kind)]
+        columns = [scales[name.removeprefix("base_model.model.")] for name in adapted if name.endswith(kind)]
+        _merge_before_each_pass(student.get_base_model().model, layers, torch.stack(columns)[:, None])
     student.get_input_embeddings().weight.requires_grad_(True)
     return student
 
 
-def _round_when_told(layer: Any, column_scales: Tensor) -> None:
-    def forward(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-            weight = layer.base_layer.weight + layer.scaling["default"] * update
-            if ROUNDING.weights:
-                weight = fake_quantize(weight, column_scales)
-        return F.linear(x, weight)
+def _merge_before_each_pass(model: nn.Module, layers: list[Any], column_scales: Tensor) -> None:
+    """Before each pass of `model` its `layers`, all of one shape, get their merged weights, rounded when told.
 
-    layer.forward = forward
+    All at once, [layers, N, K], because thousands of small operations would take longer than the pass.
+    """
+    base = torch.stack([layer.base_layer.weight.detach() for layer in layers])
+    scaling = layers[0].scaling["default"]
+
+    def merge(*_: Any) -> None:
+        device = base.device.type
+        with torch.autocast(device, enabled=False):
+            first, second = (
+                torch.stack([matrices["default"].weight for matrices in each])
+                for each in ([layer.lora_A for layer in layers], [layer.lora_B for layer in layers])
+            )
+            weights = torch.baddbmm(base, second, first, alpha=scaling)
+            if ROUNDING.weights:
+                weights = fake_quantize(weights, column_scales)
+            if torch.is_autocast_enabled(device):
+                weights = weights.to(torch.get_autocast_dtype(device))
+        for layer, weight in zip(layers, weights.unbind(), strict=True):
+            layer.merged_weight = weight
+
+    for layer in layers:
+        layer.forward = MethodType(_forward_merged, layer)
+    model.register_forward_pre_hook(merge)
+
+
+def _forward_merged(layer: Any, x: Tensor) -> Tensor:
+    return F.linear(x, layer.merged_weight)
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -242,10 +287,10 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 def sample(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, seed: int, device: str
 ) -> list[list[int]]:
-    """What `model` writes after each prompt, up to and with its end token; temperature 0.8, top_p 0.95."""
+    """What `model` writes after each prompt, up to and with its end token; temperature 0.7."""
     torch.manual_seed(seed)
     written: list[list[int]] = []
-    size = 1024 if device == "cuda" else 64
+    size = 2048 if device == "cuda" else 64
     for start in range(0, len(prompts), size):
         encoded = tokenizer(
             list(prompts[start : start + size]),
@@ -254,13 +299,13 @@ def sample(
             padding=True,
             padding_side="left",
         ).to(device)
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        with torch.inference_mode():
             tokens = model.generate(
                 **encoded,
                 max_new_tokens=new_tokens,
                 do_sample=True,
-                temperature=0.8,
-                top_p=0.95,
+                temperature=0.7,
+                top_p=1.0,
                 top_k=0,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.eos_token_id,
@@ -273,11 +318,13 @@ def sample(
 
 
 def own_texts(model: Any, tokenizer: Any, recipe: Recipe, device: str) -> tuple[list[list[int]], list[Answered]]:
-    """Conversations that the base model wrote: as token ids, and as answers to questions.
+    """What the base model wrote: conversations and documents as token ids, and its answers to questions.
 
     Half of the questions it asks itself: a prompt that ends where the user begins to speak makes it write one
-    (Magpie, arXiv 2406.08464). The others need a tool that will not be there, or none.
+    (Magpie, arXiv 2406.08464). The others need a tool that will not be there, or none. Documents begin with nothing
+    but the token that parts them in its pretraining.
     """
+    model = copy.deepcopy(model).bfloat16()
     opening = render(tokenizer, [{"role": "user", "content": "\0"}]).split("\0")[0]
     half = recipe.chat_texts // 2
     asked = sample(model, tokenizer, [opening] * half, new_tokens=64, seed=recipe.seed, device=device)
@@ -292,10 +339,13 @@ def own_texts(model: Any, tokenizer: Any, recipe: Recipe, device: str) -> tuple[
     prompts = [render(tokenizer, [{"role": "user", "content": each.text}], generate=True) for each in questions]
     answers = sample(model, tokenizer, prompts, new_tokens=recipe.answer_tokens, seed=recipe.seed + 1, device=device)
     texts = [encode(tokenizer, prompt) + ids for prompt, ids in zip(prompts, answers, strict=True)]
+    apart = [_DOCUMENT_START] * half
+    documents = sample(model, tokenizer, apart, new_tokens=recipe.answer_tokens, seed=recipe.seed + 2, device=device)
+    texts += [encode(tokenizer, _DOCUMENT_START) + ids for ids in documents]
+    # Some break off; what follows where they do is the teacher's to say, as everywhere.
     answered = [
         Answered(question, tokenizer.decode(ids, skip_special_tokens=True))
         for question, ids in zip(questions, answers, strict=True)
-        if _is_complete(ids, tokenizer)
     ]
     return texts, [each for each in answered if each.answer.strip()]
 
@@ -366,11 +416,18 @@ def assistant_tokens(ids: Sequence[int], opening: Sequence[int], end: int) -> li
 
 @dataclass
 class Batch:
-    """Padded on the right: ids [B, T], learned [B, T]; and the same of the imitated answers, with and without tools."""
+    """Padded on the right, [B, T] each.
+
+    `learned` and `imitated` mark tokens of `ids`; `decided` the first of a turn that is learned and `silent` the first
+    of an imitated answer, where a call begins or could; `plain_imitated` what is imitated in `plain_ids`, the
+    conversations without tools.
+    """
 
     ids: Tensor
     learned: Tensor
+    decided: Tensor
     imitated: Tensor
+    silent: Tensor
     plain_ids: Tensor
     plain_imitated: Tensor
 
@@ -384,10 +441,22 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     return Batch(
         _padded([each.ids for each in examples], pad),
         _padded([each.learned for each in examples], False),
+        _padded([_firsts(each.learned) for each in examples], False),
         _padded([_tail(len(each.ids), each.answer) for each in examples], False),
+        _padded([_first_of_answer(each) for each in examples], False),
         _padded([each.plain for each in imitating] or [[pad]], pad),
         _padded([_tail(len(each.plain), each.answer) for each in imitating] or [[False]], False),
     )
+
+
+def _firsts(marked: Sequence[bool]) -> list[bool]:
+    return [each and not before for before, each in zip([False, *marked], marked, strict=False)]
+
+
+def _first_of_answer(example: Example) -> list[bool]:
+    # An own text is imitated from its beginning: there is no answer in it to tell apart.
+    answers = 0 < example.answer < len(example.ids)
+    return [answers and place == len(example.ids) - example.answer for place in range(len(example.ids))]
 
 
 def _tail(length: int, marked: int) -> list[bool]:
@@ -406,40 +475,65 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         self.tokenizer, self.recipe, self.texts, self.chat = tokenizer, recipe, texts, chat
 
     def __iter__(self) -> Iterator[Batch]:
-        import random
-
         worker = torch.utils.data.get_worker_info()
         seed = self.recipe.seed * 1000 + (worker.id if worker else 0) + 1
         order = random.Random(seed)
         source = conversations(seed, self.chat)
-        size = self.recipe.batch
         while True:
             pool: list[Example] = []
-            while len(pool) < 8 * size:
+            while len(pool) < _POOL:
                 if order.random() < self.recipe.chat_share:
                     example = own_text(order.choice(self.texts))
                 else:
                     example = to_example(next(source), self.tokenizer)
                 if len(example.ids) <= MAX_TOKENS:
                     pool.append(example)
-            pool.sort(key=lambda each: len(each.ids))
-            starts = list(range(0, len(pool), size))
-            order.shuffle(starts)
-            for start in starts:
-                yield collate(pool[start : start + size], self.tokenizer.eos_token_id)
+            batches = list(of_like_length(pool, self.recipe.batch_tokens))
+            order.shuffle(batches)
+            for batch in batches:
+                yield collate(batch, self.tokenizer.eos_token_id)
+
+
+def of_like_length(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
+    """`examples` in groups of like length, each with at most `tokens` tokens when padded (one example at least)."""
+    group: list[Example] = []
+    for example in sorted(examples, key=lambda each: len(each.ids)):
+        if group and (len(group) + 1) * len(example.ids) > tokens:
+            yield group
+            group = []
+        group.append(example)
+    if group:
+        yield group
 
 
 # --- training ----------------------------------------------------------------------------------------------------
 
 
 def losses(student: Any, teacher: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of what is learned; divergence of what is imitated from the teacher, who sees no tools."""
+    """Cross-entropy of what is learned; divergence from the teacher, who sees no tools, of what is imitated."""
     hidden = _hidden(student, batch.ids)[:, :-1]
-    learned, imitated = batch.learned[:, 1:], batch.imitated[:, 1:]
-    called = F.cross_entropy(_logits(student, hidden[learned]), batch.ids[:, 1:][learned], reduction="sum")
-    with torch.no_grad():
-        theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][batch.plain_imitated[:, 1:]])
-    return called / learned.sum().clamp(min=1), divergence(_logits(student, hidden[imitated]), theirs)
+    called = _cross_entropy(student, hidden, batch.ids, batch.learned)
+    # Whether a call begins is one token of many: it would hardly count among them, on either side.
+    decided = _cross_entropy(student, hidden, batch.ids, batch.decided) + _calls_made(student, hidden, batch.silent)
+    ours, plain = hidden[batch.imitated[:, 1:]], batch.plain_imitated[:, 1:]
+    some = torch.randperm(len(ours), device=ours.device)[:_IMITATED]
+    with torch.no_grad(), torch.autocast(batch.ids.device.type, enabled=False):
+        theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][plain][some])
+    imitated = divergence(_logits(student, ours[some]), theirs)
+    return called + decided, imitated
+
+
+def _cross_entropy(student: Any, hidden: Tensor, ids: Tensor, marked: Tensor) -> Tensor:
+    """Mean over the `marked` [B, T] of `ids` [B, T]; 0 for none."""
+    marked = marked[:, 1:]
+    total = F.cross_entropy(_logits(student, hidden[marked]), ids[:, 1:][marked], reduction="sum")
+    return total / marked.sum().clamp(min=1)
+
+
+def _calls_made(student: Any, hidden: Tensor, marked: Tensor) -> Tensor:
+    """Mean of -log(1 - p) over the `marked`, p the probability that a call begins there, where none should."""
+    calls = F.log_softmax(_logits(student, hidden[marked[:, 1:]]), -1)[:, _CALL].exp()
+    return -torch.log1p(-calls.clamp(max=1 - 1e-6)).sum() / marked.sum().clamp(min=1)
 
 
 def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -460,9 +554,22 @@ def _logits(model: Any, hidden: Tensor) -> Tensor:
 
 
 def train(
-    base: Path, out: Path, recipe: Recipe, *, device: str, report_every: int = 100, cases: int = 256
+    base: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    device: str,
+    start: Path | None = None,
+    seconds: float = math.inf,
+    report_every: int = 100,
+    cases: int = 256,
 ) -> dict[str, Any]:
-    """Train, write the adapter folder `out` and return what was measured on the way."""
+    """Train, write the adapter folder `out` (with every measurement too) and return what was measured on the way.
+
+    It goes on from the adapter folder `start` if there is one. Training ends after the recipe's steps, or after
+    `seconds` if these are over first.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
@@ -473,40 +580,52 @@ def train(
     use_attention(teacher)
     sequences = calibration.tokenize(calibration.bundled_calibration(), tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
-    scales = key_scales(model, sequences, device).half().float()  # as they will be saved
+    changes = toolcaller.load_changes(start) if start else None
+    # Rounded as they will be saved.
+    scales = changes.key_scales.to(device) if changes else key_scales(model, sequences, device).half().float()
     toolcaller.scale_keys(model, scales)
     student = make_student(model, tokenizer, recipe, sequences, device)
+    if start and changes:
+        set_peft_model_state_dict(student, load_peft_weights(str(start), device=device))
+        toolcaller.set_rows(student, changes.rows)
+    if device == "cuda":
+        for layer in student.get_base_model().model.layers:
+            layer.compile(dynamic=True)
     embeddings = student.get_input_embeddings().weight
     markers = torch.zeros(len(embeddings), 1, device=device)
     markers[list(toolcaller.MARKERS)] = 1
     embeddings.register_hook(lambda gradient: gradient * markers)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=device == "cuda")
     loader = iter(DataLoader(Batches(tokenizer, recipe, texts, chat), batch_size=None, num_workers=recipe.workers))
-    draw = torch.Generator().manual_seed(recipe.seed)
+    draw = random.Random(recipe.seed)
     history: list[dict[str, Any]] = []
-    began, tokens = time.monotonic(), 0
-    for step in range(1, recipe.steps + 1):
+    misses: list[dict[str, str]] = []
+    began, tokens, step, done = time.monotonic(), 0, 0, 0.0
+    while done < 1:
+        step += 1
+        done = max(step / recipe.steps, (time.monotonic() - began) / seconds)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate(step, done, recipe)
         batch = next(loader).to(device)
-        _choose_rounding(float(torch.rand((), generator=draw)))
+        _choose_rounding(draw, device)
         with torch.autocast(device, torch.bfloat16):
             called, imitated = losses(student, _Unrounded(teacher), batch)
         torch.autograd.backward(called + recipe.imitation_weight * imitated)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         tokens += batch.ids.numel()
-        if step % report_every == 0 or step == recipe.steps:
+        if step % report_every == 0 or done >= 1:
             figures = {"step": step, "calls": called.item(), "imitation": imitated.item()}
             figures |= {"tokens_per_second": tokens / (time.monotonic() - began)}
-            if step % (5 * report_every) == 0 or step == recipe.steps:
-                figures |= evaluate(student, tokenizer, sequences, device, cases)
+            if step % (5 * report_every) == 0 or done >= 1:
+                save(student, tokenizer, out, scales)
+                measured, misses = evaluate(student, tokenizer, sequences, device, cases)
+                figures |= measured
             history.append(figures)
             say(" ".join(f"{key} {value:.4g}" for key, value in figures.items()))
-    save(student, tokenizer, out, scales)
-    return {"recipe": asdict(recipe), "texts": len(texts), "answers": len(chat), "history": history}
+    return {"recipe": asdict(recipe), "texts": len(texts), "answers": len(chat), "history": history, "misses": misses}
 
 
 class _Unrounded:
@@ -516,61 +635,73 @@ class _Unrounded:
         self._model = model
 
     def model(self, ids: Tensor, **options: Any) -> Any:
-        kept, ROUNDING.kv_bits = ROUNDING.kv_bits, 16
+        kept, ROUNDING.kv_levels = ROUNDING.kv_levels, None
         try:
             return self._model.model(ids, **options)
         finally:
-            ROUNDING.kv_bits = kept
+            ROUNDING.kv_levels = kept
 
     def get_input_embeddings(self) -> Any:
         return self._model.get_input_embeddings()
 
 
-def _choose_rounding(draw: float) -> None:
-    for share, chosen in MIXTURE:
-        if draw < share or chosen is MIXTURE[-1][1]:
-            ROUNDING.weights, ROUNDING.kv_bits = chosen.weights, chosen.kv_bits
-            return
-        draw -= share
+def _choose_rounding(draw: random.Random, device: str) -> None:
+    (chosen,) = draw.choices(MIXTURE, [share for share, *_ in MIXTURE])
+    ROUNDING.choose(*chosen[1:], device)
 
 
-def rate(step: int, recipe: Recipe) -> float:
-    """The learning rate's share at `step`: a linear warm-up, then half a cosine."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)))
+def rate(step: int, done: float, recipe: Recipe) -> float:
+    """The learning rate's share at `step`, with `done` of 1 behind: a linear warm-up, and half a cosine."""
+    return min(step / recipe.warmup_steps, 1) * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
 
 
 def evaluate(
     student: Any, tokenizer: Any, sequences: Sequence[Sequence[int]], device: str, count: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[dict[str, str]]]:
     """Shares of development conversations whose every token the student would write greedily, and perplexities.
 
     A conversation counts when the likeliest token is the right one at every place that the assistant writes: then
-    greedy decoding gives exactly that. Wordings are those of no training conversation.
+    greedy decoding gives exactly that. Wordings are those of no training conversation. Also returned: where those
+    missed with W4A16 and an int4 cache go wrong first.
     """
     source = conversations(10**6, [], development=True)
     examples = [to_example(next(source), tokenizer) for _ in range(count)]
-    examples = sorted((each for each in examples if len(each.ids) <= MAX_TOKENS), key=lambda each: len(each.ids))
+    batches = [collate(some, tokenizer.eos_token_id) for some in of_like_length(examples, 16384)]
     found: dict[str, float] = {}
+    misses: list[dict[str, str]] = []
     for name, weights, bits in (("fp", False, 16), ("w4kv8", True, 8), ("w4kv4", True, 4)):
-        ROUNDING.weights, ROUNDING.kv_bits = weights, bits
+        ROUNDING.choose(weights, bits, device)
         right = total = 0
+        misses.clear()
         loss = scored = 0.0
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-            for start in range(0, len(examples), 32):
-                batch = collate(examples[start : start + 32], tokenizer.eos_token_id).to(device)
+            for each in batches:
+                batch = each.to(device)
                 best = _logits(student, _hidden(student, batch.ids)[:, :-1]).argmax(dim=-1)
                 good = (best == batch.ids[:, 1:]) | ~batch.learned[:, 1:]
                 right += int(good.all(dim=1).sum())
                 total += len(good)
+                misses += [
+                    _miss(*row, tokenizer) for row in zip(batch.ids, best, good, strict=True) if not row[2].all()
+                ]
             for ids in sequences:
                 row = torch.tensor([list(ids)[:1024]], device=device)
                 logits = _logits(student, _hidden(student, row)[0, :-1])
                 loss += float(F.cross_entropy(logits, row[0, 1:], reduction="sum"))
                 scored += row.numel() - 1
         found |= {f"{name}_exact": right / total, f"{name}_ppl": math.exp(loss / scored)}
-    return found
+    return found, misses
+
+
+def _miss(ids: Tensor, best: Tensor, good: Tensor, tokenizer: Any) -> dict[str, str]:
+    """What was asked, the answer up to its first wrong token, and the tokens expected and written from there."""
+    place = int(good.int().argmin())
+    before = tokenizer.decode(ids[: place + 1]).rpartition("<|im_start|>user")[2]
+    return {
+        "before": before,
+        "expected": tokenizer.decode(ids[place + 1 : place + 7]),
+        "got": tokenizer.decode(best[place]),
+    }
 
 
 def save(student: Any, tokenizer: Any, out: Path, scales: Tensor) -> None:
@@ -580,10 +711,14 @@ def save(student: Any, tokenizer: Any, out: Path, scales: Tensor) -> None:
     rows = student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)].cpu()
     scratch = out.with_name(f"{out.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)
-    for parameter in student.parameters():
-        parameter.data = parameter.data.half()
     student.peft_config["default"].base_model_name_or_path = "SmolLM2-135M-Instruct"
-    student.save_pretrained(scratch, save_embedding_layers=False)
+    halves = {name: parameter.detach().half() for name, parameter in student.named_parameters() if "lora_" in name}
+    student.save_pretrained(scratch, state_dict=halves, save_embedding_layers=False)
+    (scratch / "README.md").unlink()  # peft's, to be filled in; the model card is written by hand
+    config = json.loads((scratch / "adapter_config.json").read_text())
+    # What an older peft need not know is left to its defaults.
+    kept = {name: config[name] for name in _CONFIG} | {"target_modules": sorted(config["target_modules"])}
+    (scratch / "adapter_config.json").write_text(json.dumps(kept, indent=2) + "\n")
     toolcaller.save_changes(scratch, rows=rows, key_scales=scales.cpu())
     shutil.rmtree(out, ignore_errors=True)
     scratch.rename(out)
@@ -597,17 +732,19 @@ def say(text: str) -> None:
 def main() -> int:
     defaults = Recipe()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--base", default=models.EMBEDDED, help="the base model's folder (default: the embedded one)")
+    parser.add_argument("--base", type=Path, help="the base model's folder (default: the embedded one's base)")
     parser.add_argument("--out", type=Path, required=True, help="where the adapter folder goes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="an adapter folder to go on from")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so long, whatever the steps")
     parser.add_argument("--report-every", type=int, default=100, help="steps; every fifth report measures accuracies")
     parser.add_argument("--cases", type=int, default=256, help="development conversations to measure on")
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args())
     recipe = Recipe(**{name: options[name] for name in asdict(defaults)})
-    base = models.resolve(options["base"], progress=lambda message, **_: say(message))
-    watched = {name: options[name] for name in ("device", "report_every", "cases")}
+    base = options["base"] or embedded_folder(lambda message, **_: say(message), tool_caller=False)
+    watched = {name: options[name] for name in ("device", "start", "seconds", "report_every", "cases")}
     result = train(base, options["out"], recipe, **watched)
     (options["out"] / "training.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result["history"][-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lab3 import toolcaller
+from lab3.kv_quality import through_cache
 from tools import train_toolcaller as training
 
 IDS = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 2]]
@@ -42,7 +44,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.fixture
 def unrounded() -> Any:
     yield training.ROUNDING
-    training.ROUNDING.weights, training.ROUNDING.kv_bits = False, 16
+    training.ROUNDING.weights, training.ROUNDING.kv_bits, training.ROUNDING.kv_levels = False, 16, None
 
 
 def test_scaling_keys_and_queries_changes_no_output():
@@ -63,9 +65,9 @@ def test_key_scales_make_an_int4_cache_cost_less(unrounded: training.Rounding):
     exact = logits(model)
 
     def error() -> float:
-        unrounded.kv_bits = 4
+        unrounded.choose(False, 4, "cpu")
         found = float((logits(model) - exact).square().mean())
-        unrounded.kv_bits = 16
+        unrounded.kv_levels = None
         return found
 
     before = error()
@@ -75,6 +77,16 @@ def test_key_scales_make_an_int4_cache_cost_less(unrounded: training.Rounding):
     toolcaller.scale_keys(model, scales)
     assert torch.allclose(logits(model), exact, atol=1e-3)
     assert error() < before / 2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_keys_and_values_are_rounded_as_the_cache_does(bits: int):
+    values = torch.randn(2, 3, 50, 64) * torch.linspace(0.1, 20, 64) + 1
+    assert torch.allclose(
+        training.fake_cache(values, torch.tensor(2.0**bits - 1)), through_cache(values, bits), atol=1e-6
+    )
+    finest = training.fake_cache(values, torch.tensor(2.0**12 - 1))
+    assert (finest - values).abs().max() < 0.002 * values.abs().max()
 
 
 def test_weights_are_rounded_as_lmdeploy_s_awq_rounds_them():
@@ -147,7 +159,7 @@ def test_what_is_merged_from_the_saved_adapter_is_what_the_student_computes(tmp_
 
 def test_gradients_pass_straight_through_the_rounding(unrounded: training.Rounding):
     student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
-    unrounded.weights, unrounded.kv_bits = True, 4
+    unrounded.choose(True, 4, "cpu")
     out = student(torch.tensor(IDS[:1])).logits
     torch.autograd.backward(out.square().mean())
     # B starts at zero, so the first gradient is B's; that of A follows it.
@@ -163,7 +175,7 @@ def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_round
     batch = training.collate([training.own_text([1, 20, 31, 42, 53, 64]), training.own_text([1, 33, 55])], 2)
     assert training.losses(student, teacher, batch)[0] == 0  # nothing to learn as it stands
     assert training.losses(student, teacher, batch)[1] < 1e-6
-    unrounded.weights, unrounded.kv_bits = True, 4
+    unrounded.choose(True, 4, "cpu")
     assert training.losses(student, training._Unrounded(teacher), batch)[1] > 1e-3
 
 
@@ -174,10 +186,10 @@ def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
     assert [token for token, learned in zip(ids, marked, strict=True) if learned] == [50, 51, 2, 52, 2]
 
 
-def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_model: Path):
+def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_base: Path):
     from tools.toolcall_data import Conversation
 
-    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_model))
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
     talk = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello. How can I help?"}]
     example = training.to_example(Conversation(talk, [{"name": "add"}], imitate=True), tokenizer)
     assert example.ids[-example.answer :] == example.plain[-example.answer :]
@@ -186,8 +198,8 @@ def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_
     assert len(example.ids) > len(example.plain)
 
 
-def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedded_model: Path):
-    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_model))
+def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedded_base: Path):
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
     call = "<|action_start|><|plugin|>\n{}<|action_end|>"
     ids = tokenizer(call, add_special_tokens=False).input_ids
     assert [ids[0], ids[1], ids[-1]] == [15, 12, 14]
@@ -197,21 +209,49 @@ def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedd
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
 
 
-def test_the_built_folder_is_the_embedded_model_with_the_adapter_in_it(embedded_model: Path, tmp_path: Path):
+def test_the_built_folder_is_the_embedded_base_with_the_adapter_in_it(embedded_base: Path, tmp_path: Path):
     from lab3.models import check_folder, model_tensors
 
-    base = LlamaForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    base = LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
     scales = torch.rand(30, 3, 32) + 0.5
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_base)
     student = training.make_student(base, tokenizer, training.Recipe(rank=2), IDS, "cpu")
     training.save(student, tokenizer, tmp_path / "adapter", scales)
     assert sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir()) < 10e6 * 2 / 16 + 1e5
-    toolcaller.build(embedded_model, tmp_path / "adapter", tmp_path / "built")
+    toolcaller.build(embedded_base, tmp_path / "adapter", tmp_path / "built")
     facts = {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(check_folder(tmp_path / "built"))}
-    assert facts == {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(embedded_model)}
+    assert facts == {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(embedded_base)}
     built = LlamaForCausalLM.from_pretrained(tmp_path / "built", dtype=torch.float32)
-    plain = LlamaForCausalLM.from_pretrained(embedded_model, dtype=torch.float32)
+    plain = LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
     assert torch.allclose(
         logits(built)[..., 20:], logits(plain)[..., 20:], atol=0.1
     )  # an untrained adapter adds nothing
     assert AutoTokenizer.from_pretrained(tmp_path / "built").convert_ids_to_tokens(15) == "<|action_start|>"
+
+
+def test_lmdeploy_s_prompt_shows_the_tools_and_their_results(embedded_model: Path):
+    from lmdeploy.model import HFChatTemplate
+    from lmdeploy.serve.openai.protocol import ChatCompletionRequest
+    from lmdeploy.serve.parsers.tool_parser.tool_parser import dump_tools
+
+    from lab3.funcall import add, tool_schema
+
+    template = HFChatTemplate(str(embedded_model))
+    request = ChatCompletionRequest(model="m", messages=[], tools=[tool_schema(add)])
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 3, "b": 5}}}
+    messages = [
+        {"role": "user", "content": "What is 3 + 5?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "8"},
+    ]
+    prompt = template.messages2prompt(messages, tools=dump_tools(request).tools)
+    shown = prompt.split("<|im_start|>system name=<|plugin|>\n")[1].split("<|im_end|>")[0]
+    assert json.loads(shown) == [
+        {key: tool_schema(add)["function"][key] for key in ("description", "name", "parameters")}
+    ]
+    assert prompt.endswith(
+        '<|action_start|><|plugin|>\n{"name": "add", "parameters": {"a": 3, "b": 5}}<|action_end|><|im_end|>\n'
+        "<|im_start|>environment name=<|plugin|>\n8<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = template.tokenizer(prompt, add_special_tokens=False).input_ids
+    assert [ids.count(number) for number in toolcaller.MARKERS] == [3, 0, 1, 1]
