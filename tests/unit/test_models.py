@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -177,12 +178,17 @@ def test_importing_models_is_cheap() -> None:
 
 
 class TestEmbedded:
-    """The embedded model's cache; pip and the conversion are replaced."""
+    """The embedded model's cache; pip, the conversion and the merging are replaced."""
 
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv("LAB3_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(embedded.toolcaller, "build", self.build)
         return tmp_path / "cache"
+
+    def build(self, base: Path, adapter: Path, out: Path) -> None:
+        shutil.copytree(base, out)
+        (out / "merged.txt").write_text(adapter.name)
 
     @pytest.fixture
     def wheel(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -212,6 +218,26 @@ class TestEmbedded:
         monkeypatch.setattr(embedded, "_convert_gguf", None)  # a second conversion would fail
         assert resolve("embedded") == made
         assert sorted(path.name for path in cache.iterdir()) == sorted([made.name, wheel.name, "embedded.lock"])
+
+    @pytest.mark.usefixtures("wheel")
+    def test_another_adapter_makes_another_folder_and_none_the_base(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "_convert_gguf", self.convert)
+        first = resolve("embedded")
+        assert (first / "merged.txt").read_text() == "toolcaller"
+        other = shutil.copytree(embedded._ADAPTER, tmp_path / "other")
+        monkeypatch.setattr(embedded, "_ADAPTER", other)
+        assert resolve("embedded") == first  # the content counts, not the place
+        (other / "README.md").write_text("another card")
+        assert resolve("embedded") == first
+        (other / "changes.safetensors").write_bytes(b"other")
+        second = resolve("embedded")
+        assert second != first
+        assert (second / "merged.txt").read_text() == "other"
+        base = embedded.embedded_folder(lambda message, **_: None, tool_caller=False)
+        assert base not in (first, second)
+        assert not (base / "merged.txt").exists()
 
     @pytest.mark.usefixtures("wheel")
     def test_a_broken_conversion_leaves_nothing_half_made(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
