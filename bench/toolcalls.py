@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.toolcall_cases import Case, ExpectedCall, Operation, held_out_cases
+from lab3.checks import numbers_in
 from lab3.errors import Lab3Error
 from lab3.funcall import Call, Tool, ToolRun, add, mul, run_tools
 from lab3.lab import environment
@@ -140,18 +141,6 @@ def score(task: Task, run: ToolRun) -> Score:
 
 def _is_right(call: Call, wanted: ExpectedCall) -> bool:
     return call.outcome == "ok" and call.name == wanted.name and call.arguments == wanted.arguments
-
-
-# A minus sign counts unless it stands between two operands, as in 20-4.
-_NUMBER = re.compile(
-    r"(?P<minus>(?<![0-9A-Za-z)])[-−－]|负|(?:minus|negative) )?"
-    r"(?<![0-9.])(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-)
-
-
-def numbers_in(text: str) -> list[float]:
-    """The numbers that a text names, thousands separators or not."""
-    return [float(match["digits"].replace(",", "")) * (-1 if match["minus"] else 1) for match in _NUMBER.finditer(text)]
 
 
 def shares(scores: Sequence[Score]) -> dict[str, Share]:

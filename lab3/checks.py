@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from lab3.evidence import Evidence, QuantizationFacts, ToolFacts
+from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ToolFacts
 
 Status = Literal["pass", "fail", "unknown"]
 T = TypeVar("T")
 
 SIZE_TOLERANCE = 0.01
-# LMDeploy's AWQ costs a model of 135M parameters 17% to 21% (bench/RESULTS.md) and larger ones less; a broken folder is
+# LMDeploy's AWQ costs the embedded model 12% (bench/RESULTS.md) and larger ones less; a broken folder is
 # off by orders of magnitude.
-PERPLEXITY_RATIO = 1.25
+PERPLEXITY_RATIO = 1.2
 KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
 
 
@@ -166,11 +168,23 @@ def _quality_survives(evidence: Evidence) -> Finding:
     ratio = q.perplexity_after / q.perplexity_before
     return _decide(
         math.isfinite(ratio) and ratio <= PERPLEXITY_RATIO,
-        yes=f"perplexity {q.perplexity_before:.2f} → {q.perplexity_after:.2f} ({ratio - 1:+.1%})",
+        yes=f"perplexity {q.perplexity_before:.2f} → {q.perplexity_after:.2f} ({ratio - 1:+.1%}){_kv_int4_cost(q)}",
         no=f"perplexity rose from {q.perplexity_before:.2f} to {q.perplexity_after:.2f} ({ratio - 1:+.1%})",
         source="perplexity on held-out text",
         expected={"ratio_at_most": PERPLEXITY_RATIO},
         actual={"ratio": round(ratio, 4)},
+    )
+
+
+def _kv_int4_cost(q: QuantizationFacts) -> str:
+    if q.perplexity_kv_int4 is None or q.perplexity_before is None or not q.kv_int4_key_errors:
+        return ""
+    errors = q.kv_int4_key_errors
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    cost = q.perplexity_kv_int4 / q.perplexity_before - 1
+    return (
+        f"; with an int4 KV cache {q.perplexity_kv_int4:.2f} ({cost:+.1%}), whose keys are "
+        f"{statistics.median(errors):.0%} off in most layers and {errors[worst]:.0%} in layer {worst}"
     )
 
 
@@ -260,14 +274,14 @@ def _calls_function(name: str) -> Callable[[Evidence], Finding]:
     def check(evidence: Evidence) -> Finding:
         asked = _about(evidence, name)
         source = "tool_calls on the wire"
-        if asked is None:
+        if not asked:
             return Finding("unknown", f"nothing was asked that needs {name}", source)
-        good = [c for c in asked.calls if c.name == name and c.outcome == "ok"]
-        seen = [f"{c.name}({c.arguments_json}): {c.outcome}" for c in asked.calls]
+        good = _good_calls(asked, name)
+        seen = [f"{c.name}({c.arguments_json}): {c.outcome}" for t in asked for c in t.calls]
         return _decide(
             bool(good),
-            yes=f"{good[0].name}({good[0].arguments_json}) → {good[0].result}" if good else "",
-            no=f"no valid call of {name}: {'; '.join(seen) or asked.outcome}",
+            yes=f"{name}({good[0].arguments_json}) → {good[0].result}" if good else "",
+            no=f"no valid call of {name}: {'; '.join(seen) or asked[0].outcome}",
             source=source,
             expected=f"a call of {name} whose arguments are JSON that fits its schema",
             actual=seen,
@@ -280,19 +294,46 @@ def _right_arguments(name: str) -> Callable[[Evidence], Finding]:
     def check(evidence: Evidence) -> Finding:
         asked = _about(evidence, name)
         source = "tool_calls on the wire"
-        if asked is None:
+        if not asked:
             return Finding("unknown", f"nothing was asked that needs {name}", source)
-        called = [c.arguments for c in asked.calls if c.name == name and c.outcome == "ok" and c.arguments is not None]
+        called = [call.arguments for call in _good_calls(asked, name)]
+        wanted = [list(call.numbers) for t in asked for call in t.expected if call.function == name]
+        numbers = [sorted(_numbers(arguments or {})) for arguments in called]
         return _decide(
-            any(sorted(_numbers(arguments)) == sorted(asked.expected) for arguments in called),
+            all(sorted(each) in numbers for each in wanted),
             yes=f"{name} was called with the question's numbers",
             no=f"{name} was called with other numbers than the question's",
             source=source,
-            expected=list(asked.expected),
+            expected=wanted,
             actual=called,
         )
 
     return check
+
+
+def _says_the_answer(evidence: Evidence) -> Finding:
+    runs = evidence.tools
+    wrong = [t for t in runs if t.expected_answer not in numbers_in(t.answer)]
+    return _decide(
+        not wrong,
+        yes="; ".join(_short(t.answer) for t in runs),
+        no=f"{_short(wrong[0].answer)!r} does not say {wrong[0].expected_answer:g}" if wrong else "",
+        source="the last message",
+        expected=[t.expected_answer for t in runs],
+        actual=[_short(t.answer) for t in runs],
+    )
+
+
+# A minus sign counts unless it stands between two operands, as in 20-4.
+_NUMBER = re.compile(
+    r"(?P<minus>(?<![0-9A-Za-z)])[-−－]|负|(?:minus|negative) )?"
+    r"(?<![0-9.])(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
+)
+
+
+def numbers_in(text: str) -> list[float]:
+    """The numbers that a text names, thousands separators or not."""
+    return [float(match["digits"].replace(",", "")) * (-1 if match["minus"] else 1) for match in _NUMBER.finditer(text)]
 
 
 def _results_go_back(evidence: Evidence) -> Finding:
@@ -306,7 +347,7 @@ def _results_go_back(evidence: Evidence) -> Finding:
         no="a result was not fed back to the model, or it gave no answer after it",
         source="the transcript",
         expected="results returned and an answer after them",
-        actual=[{"function": t.function, "returned": t.results_returned, "answer": _short(t.answer)} for t in ran],
+        actual=[{"question": t.question, "returned": t.results_returned, "answer": _short(t.answer)} for t in ran],
     )
 
 
@@ -319,12 +360,13 @@ CHECKS: tuple[Check, ...] = (
     Check("serve.cache_ratio", 1, "The cache's share of memory is lowered", 5, "quantized", _cache_ratio_is_lowered),
     Check("serve.memory", 1, "The quantized server takes less memory", 15, "quantized", _memory_falls),
     Check("chat.answer", 1, "The quantized model answers over the API", 15, "chat", _model_answers),
-    Check("tools.add", 2, "The model calls add", 5, "tools", _calls_function("add")),
-    Check("tools.mul", 2, "The model calls mul", 5, "tools", _calls_function("mul")),
-    # Protocol and ability are graded apart: a forced call is always well formed, and may still be of other numbers.
-    Check("tools.add_arguments", 2, "add gets the right numbers", 2, "tools", _right_arguments("add"), required=False),
-    Check("tools.mul_arguments", 2, "mul gets the right numbers", 3, "tools", _right_arguments("mul"), required=False),
-    Check("tools.results", 2, "Results are fed back and used", 5, "tools", _results_go_back),
+    Check("tools.add", 2, "The model calls add", 4, "tools", _calls_function("add")),
+    Check("tools.mul", 2, "The model calls mul", 4, "tools", _calls_function("mul")),
+    Check("tools.add_arguments", 2, "add gets the right numbers", 3, "tools", _right_arguments("add")),
+    Check("tools.mul_arguments", 2, "mul gets the right numbers", 3, "tools", _right_arguments("mul")),
+    Check("tools.results", 2, "Results are fed back and used", 3, "tools", _results_go_back),
+    # How a model words its answer is its ability, not the lab's.
+    Check("tools.answer", 2, "The model says the result", 3, "tools", _says_the_answer, required=False),
 )
 
 
@@ -334,8 +376,13 @@ def _given(section: T | None) -> T:
     return section
 
 
-def _about(evidence: Evidence, name: str) -> ToolFacts | None:
-    return next((t for t in evidence.tools if t.function == name), None)
+def _about(evidence: Evidence, name: str) -> list[ToolFacts]:
+    """The questions that need the function `name`."""
+    return [t for t in evidence.tools if any(call.function == name for call in t.expected)]
+
+
+def _good_calls(asked: list[ToolFacts], name: str) -> list[CallFacts]:
+    return [call for t in asked for call in t.calls if call.name == name and call.outcome == "ok"]
 
 
 def _numbers(arguments: dict[str, Any]) -> list[float]:

@@ -40,6 +40,8 @@ class QuantizationFacts:
     folder_bytes_after: int
     perplexity_before: float | None
     perplexity_after: float | None
+    perplexity_kv_int4: float | None  # and with keys and values through an int4 cache
+    kv_int4_key_errors: tuple[float, ...]  # for each layer, as lab3.kv_quality.KVQuality tells
     kv_bytes_per_token: dict[str, int]  # KV bits ("16", "8", "4") → bytes, from the model's shape
     seconds: float
     notices: tuple[str, ...] = ()
@@ -72,12 +74,20 @@ class CallFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpectedCall:
+    """A call that a question needs: `function` with `numbers`, in any order."""
+
+    function: str
+    numbers: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToolFacts:
-    """One question that needs the function `function`, called with `expected` in any order."""
+    """One question that needs calls, and what came of it."""
 
     question: str
-    function: str
-    expected: tuple[float, ...]
+    expected: tuple[ExpectedCall, ...]
+    expected_answer: float
     tool_choice: str
     calls: tuple[CallFacts, ...]
     results_returned: bool  # a request with the results went back to the model

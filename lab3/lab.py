@@ -14,7 +14,7 @@ from typing import Any
 from lab3 import funcall, vram
 from lab3.chat import ChatResult, chat
 from lab3.errors import InfraError
-from lab3.evidence import CallFacts, ChatFacts, Evidence, QuantizationFacts, ServerFacts, ToolFacts
+from lab3.evidence import CallFacts, ChatFacts, Evidence, ExpectedCall, QuantizationFacts, ServerFacts, ToolFacts
 from lab3.models import ModelConfig, model_tensors, read_config, resolve
 from lab3.progress import Progress, silent
 from lab3.quantize import QuantizeResult, quantize
@@ -22,11 +22,11 @@ from lab3.serve import ApiServer
 
 STEPS = ("model", "baseline", "quantize", "serve", "chat", "tools")
 QUESTION = "Please introduce yourself in two sentences."
-# (question, function, the numbers it must be called with): the lab's "one simple add and one simple mul".
-TOOL_QUESTIONS = (
-    ("What is 3 + 5? Use the function add.", funcall.add, (3.0, 5.0)),
-    ("What is 8 * 2? Use the function mul.", funcall.mul, (8.0, 2.0)),
-)
+# The tutorial's question, which takes "one simple add and one simple mul" and both in the right order.
+TOOLS = (funcall.add, funcall.mul)
+TOOL_QUESTION = "Compute (3+5)*2"
+TOOL_CALLS = (ExpectedCall(function="add", numbers=(3.0, 5.0)), ExpectedCall(function="mul", numbers=(8.0, 2.0)))
+TOOL_ANSWER = 16.0
 BASELINE_RATIO, QUANTIZED_RATIO = 0.8, 0.4
 SEED = 0
 
@@ -110,23 +110,25 @@ def _collect_quantized(lab: _Collection, folder: Path) -> None:
             said = chat(QUESTION, base_url=server.base_url, stream=True, max_tokens=128, temperature=0.0)
             lab.add(chat=_chat(said))
             lab.progress(f"model: {said.text}")
-            for question in TOOL_QUESTIONS:
-                _say(lab, "tools", question[0])
-                lab.add(tools=(*lab.evidence.tools, _ask_with_tool(server, *question)))
+            _say(lab, "tools", TOOL_QUESTION)
+            asked = _ask_with_tools(server)
+            lab.add(tools=(asked,))
+            for call in asked.calls:
+                lab.progress(f"call: {call.name}({call.arguments_json}) → {call.result}")
+            lab.progress(f"model: {asked.answer}")
         lab.add(quantized=_server(server, meter, kv_bits=4, cache_ratio=ratio))
 
 
-def _ask_with_tool(server: ApiServer, question: str, tool: funcall.Tool, expected: tuple[float, ...]) -> ToolFacts:
-    """The first round forces a call, the second an answer: the embedded model does not call by its own choice."""
-    choice = ("required", "none")
+def _ask_with_tools(server: ApiServer) -> ToolFacts:
+    choice = "auto"
     run = funcall.run_tools(
-        question, (tool,), base_url=server.base_url, tool_choice=choice, temperature=0.0, max_tokens=128, seed=SEED
+        TOOL_QUESTION, TOOLS, base_url=server.base_url, tool_choice=choice, temperature=0.0, max_tokens=128, seed=SEED
     )
     return ToolFacts(
-        question=question,
-        function=tool.__name__,
-        expected=expected,
-        tool_choice=choice[0],
+        question=TOOL_QUESTION,
+        expected=TOOL_CALLS,
+        expected_answer=TOOL_ANSWER,
+        tool_choice=choice,
         calls=tuple(_call(call) for call in run.calls),
         results_returned=any(message.get("role") in ("tool", "environment") for message in run.messages)
         and len(run.rounds) > 1,
@@ -188,6 +190,8 @@ def _quantization(result: QuantizeResult, config: ModelConfig) -> QuantizationFa
         folder_bytes_after=result.folder_bytes_after,
         perplexity_before=result.perplexity_before,
         perplexity_after=result.perplexity_after,
+        perplexity_kv_int4=result.perplexity_kv_int4,
+        kv_int4_key_errors=result.kv_int4_key_errors,
         kv_bytes_per_token={str(bits): kv_bytes_per_token(config, bits) for bits in (16, 8, 4)},
         seconds=round(result.seconds, 1),
         notices=result.notices,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab3 import funcall, vram
+from lab3 import funcall, lab, vram
 from lab3.chat import chat
 from lab3.lab import kv_bytes_per_token, kv_tokens
 from lab3.models import read_config
@@ -16,7 +16,7 @@ from lab3.serve import ApiServer
 
 pytestmark = pytest.mark.gpu
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Germany?"
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +64,19 @@ def test_the_embedded_model_answers_on_turbomind(embedded_model: Path, kv_bits: 
     assert server.engine == "turbomind"
     assert reply.finish_reason in ("stop", "length")
     assert reply.ttft_s is not None
-    assert "Paris" in reply.text
+    assert "Berlin" in reply.text
 
 
 @pytest.mark.parametrize("weights", ["plain", "w4a16"])
-def test_the_embedded_model_answers_and_is_made_to_call(request: pytest.FixtureRequest, weights: str):
+def test_the_embedded_model_answers_and_calls(request: pytest.FixtureRequest, weights: str):
     folder: Path = request.getfixturevalue("embedded_model" if weights == "plain" else "quantized_model")
     with ApiServer(folder, kv_bits=4, cache_ratio=0.2, engine="pytorch") as server:
         reply = chat(QUESTION, base_url=server.base_url, stream=True, max_tokens=48, temperature=0.0)
-        run = funcall.run_tools(
-            "What is 3 + 5? Use the function add.",
-            (funcall.add,),
-            base_url=server.base_url,
-            tool_choice=("required", "none"),
-            temperature=0.0,
-            max_tokens=256,
-        )
+        run = funcall.run_tools(lab.TOOL_QUESTION, base_url=server.base_url, temperature=0.0)
         tokens = kv_tokens(server.base_url)
-    assert "Paris" in reply.text
-    assert [(c.name, c.outcome) for c in run.calls[:1]] == [("add", "ok")], run.to_dict()
+    assert "Berlin" in reply.text
+    assert [(c.name, c.result) for c in run.calls] == [("add", 8), ("mul", 16)], run.to_dict()
+    assert run.outcome == "answered"
     assert tokens is not None
     assert tokens * kv_bytes_per_token(read_config(folder), 4) < 0.2 * vram.devices()[0].total_mib * 2**20
 

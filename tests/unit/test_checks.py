@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lab3.checks import CHECKS, exit_code, judge, score
-from lab3.evidence import CallFacts, ChatFacts, Evidence, QuantizationFacts, ServerFacts, ToolFacts
+from lab3.checks import CHECKS, exit_code, judge, numbers_in, score
+from lab3.evidence import CallFacts, ChatFacts, Evidence, ExpectedCall, QuantizationFacts, ServerFacts, ToolFacts
 
 BASELINE = ServerFacts(
     command="lmdeploy serve api_server model",
@@ -36,6 +35,8 @@ QUANTIZATION = QuantizationFacts(
     folder_bytes_after=117551104,
     perplexity_before=9.50,
     perplexity_after=9.98,
+    perplexity_kv_int4=10.45,
+    kv_int4_key_errors=(0.05, 0.31, 0.06),
     kv_bytes_per_token={"16": 23040, "8": 12240, "4": 6480},
     seconds=60.0,
 )
@@ -51,27 +52,27 @@ CHAT = ChatFacts(
 )
 
 
-def tool(name: str, a: float, b: float, result: float) -> ToolFacts:
-    call = CallFacts(
-        id="c1",
+def called(name: str, a: float, b: float, result: float) -> CallFacts:
+    return CallFacts(
+        id=f"call_{name}",
         name=name,
         arguments_json=f'{{"a": {a}, "b": {b}}}',
         arguments={"a": a, "b": b},
         outcome="ok",
         result=result,
     )
-    return ToolFacts(
-        question="?",
-        function=name,
-        expected=(a, b),
-        tool_choice="required",
-        calls=(call,),
-        results_returned=True,
-        answer=f"It is {result}.",
-        outcome="answered",
-    )
 
 
+ASKED = ToolFacts(
+    question="Compute (3+5)*2",
+    expected=(ExpectedCall(function="add", numbers=(3, 5)), ExpectedCall(function="mul", numbers=(8, 2))),
+    expected_answer=16,
+    tool_choice="auto",
+    calls=(called("add", 3, 5, 8), called("mul", 8, 2, 16)),
+    results_returned=True,
+    answer="The answer is 16.",
+    outcome="answered",
+)
 GOOD = Evidence(
     subject="reference",
     model="embedded",
@@ -79,7 +80,7 @@ GOOD = Evidence(
     quantization=QUANTIZATION,
     quantized=QUANTIZED,
     chat=CHAT,
-    tools=(tool("add", 3, 5, 8), tool("mul", 8, 2, 16)),
+    tools=(ASKED,),
 )
 
 
@@ -99,12 +100,16 @@ def with_chat(**changes: Any) -> Evidence:
     return replace(GOOD, chat=replace(CHAT, **changes))
 
 
-def with_tool(name: str, change: Callable[[ToolFacts], ToolFacts]) -> Evidence:
-    return replace(GOOD, tools=tuple(change(t) if t.function == name else t for t in GOOD.tools))
+def with_tools(**changes: Any) -> Evidence:
+    return replace(GOOD, tools=(replace(ASKED, **changes),))
 
 
-def with_call(function: str, /, **changes: Any) -> Evidence:
-    return with_tool(function, lambda t: replace(t, calls=(replace(t.calls[0], **changes),)))
+def with_call(name: str, /, **changes: Any) -> Evidence:
+    return with_tools(calls=tuple(replace(call, **changes) if call.name == name else call for call in ASKED.calls))
+
+
+def without_call(name: str) -> Evidence:
+    return with_tools(calls=tuple(call for call in ASKED.calls if call.name != name))
 
 
 def capacity_of(kv_bits: int) -> int:
@@ -149,11 +154,7 @@ MUTANTS = [
         mutant
         for name in ("add", "mul")
         for mutant in (
-            (
-                f"{name} was never called",
-                with_tool(name, lambda t: replace(t, calls=(), outcome="no_call")),
-                {f"tools.{name}", f"tools.{name}_arguments"},
-            ),
+            (f"{name} was never called", without_call(name), {f"tools.{name}", f"tools.{name}_arguments"}),
             (
                 f"another function than {name}",
                 with_call(name, name="sub"),
@@ -169,19 +170,14 @@ MUTANTS = [
                 with_call(name, outcome="invalid_arguments"),
                 {f"tools.{name}", f"tools.{name}_arguments"},
             ),
-            (
-                f"other numbers for {name}",
-                with_call(name, arguments={"a": 2, "b": 2}),
-                {f"tools.{name}_arguments"},
-            ),
-            (
-                f"the result of {name} never went back",
-                with_tool(name, lambda t: replace(t, results_returned=False)),
-                {"tools.results"},
-            ),
-            (f"no answer after {name}", with_tool(name, lambda t: replace(t, answer="")), {"tools.results"}),
+            (f"other numbers for {name}", with_call(name, arguments={"a": 2, "b": 2}), {f"tools.{name}_arguments"}),
         )
     ),
+    ("the results never went back", with_tools(results_returned=False), {"tools.results"}),
+    ("no answer after the calls", with_tools(answer=""), {"tools.results", "tools.answer"}),
+    ("another answer", with_tools(answer="The answer is 8."), {"tools.answer"}),
+    ("a longer number", with_tools(answer="The answer is 160."), {"tools.answer"}),
+    ("a negative answer", with_tools(answer="It is -16."), {"tools.answer"}),
 ]
 
 
@@ -223,6 +219,42 @@ def test_the_arguments_may_come_in_any_order():
 
 
 def test_an_optional_check_costs_points_and_not_the_lab():
-    verdicts = judge(with_call("mul", arguments={"a": 2, "b": 2}))
+    verdicts = judge(with_tools(answer="Done."))
     assert exit_code(verdicts) == 0
     assert score(verdicts) == (97, 100)
+
+
+def test_the_cost_of_an_int4_kv_cache_is_told():
+    verdict = next(v for v in judge(GOOD) if v.id == "quantize.quality")
+    assert verdict.reason == (
+        "perplexity 9.50 → 9.98 (+5.1%); with an int4 KV cache 10.45 (+10.0%), "
+        "whose keys are 6% off in most layers and 31% in layer 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("The result is 16.", [16]),
+        ("160", [160]),
+        ("1,234,567.5 in all", [1234567.5]),
+        ("3, 5 and 16", [3, 5, 16]),
+        ("3,5", [3, 5]),
+        ("12,3456", [12, 3456]),
+        ("20-4=16", [20, 4, 16]),
+        ("(3+5)-4", [3, 5, 4]),
+        ("-16", [-16]),
+        ("It is −16°", [-16]),
+        ("结果是-16。", [-16]),
+        ("等于负16", [-16]),
+        ("minus 16", [-16]),
+        ("(3 + 5) * 2 = 16.0", [3, 5, 2, 16]),
+        ("1.6e1", [16]),
+        ("$16.50", [16.5]),
+        ("version 1.16.2", [1.16]),
+        ("答案是16个", [16]),
+        ("sixteen", []),
+    ],
+)
+def test_numbers_in_a_text(text: str, numbers: list[float]):
+    assert numbers_in(text) == numbers
