@@ -186,6 +186,28 @@ def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
     assert [token for token, learned in zip(ids, marked, strict=True) if learned] == [50, 51, 2, 52, 2]
 
 
+def test_a_batch_marks_where_a_call_begins_or_could():
+    call = training.Example([5, 6, 7, 8, 9, 2, 5, 7, 2], [False, False, True, True, True, True, False, True, True], [])
+    silent = training.Example([5, 6, 7, 8], [False] * 4, [5, 7, 8], answer=2)
+    alone = training.own_text([5, 6, 2])
+    batch = training.collate([call, silent, alone], 2)
+
+    def places(marked: torch.Tensor) -> list[list[int]]:
+        return [row.nonzero().flatten().tolist() for row in marked]
+
+    assert places(batch.learned) == [[2, 3, 4, 5, 7, 8], [], []]
+    assert places(batch.decided) == [[2, 7], [], []]
+    assert places(batch.imitated) == [[], [2, 3], [0, 1, 2]]
+    assert places(batch.silent) == [[], [2], []]
+    assert places(batch.plain_imitated) == [[1, 2], [0, 1, 2]]
+
+
+def test_groups_of_like_length_stay_within_their_tokens():
+    examples = [training.own_text([1] * length) for length in (9, 2, 3, 8, 2, 40, 3)]
+    groups = [[len(each.ids) for each in group] for group in training.of_like_length(examples, 12)]
+    assert groups == [[2, 2, 3, 3], [8], [9], [40]]
+
+
 def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_base: Path):
     from tools.toolcall_data import Conversation
 
