@@ -28,7 +28,7 @@ def _templates() -> tuple[str, ...]:
     some = [*phrases.DIRECT.values(), *phrases.STORIES.values(), *phrases.EXPRESSION.values(), *phrases.UNFIT.values()]
     chains = itertools.chain.from_iterable([*phrases.CHAINS.values(), *phrases.CHAIN_STORIES.values()])
     chats = itertools.chain.from_iterable(phrases.CHAT.values())  # where {c} is a city
-    found = itertools.chain.from_iterable(some)
+    found = itertools.chain.from_iterable([*some, *(questions for *_, questions, _ in phrases.OTHERS)])
     return (*found, *(text for text, _ in chains), *(text.replace("{c}", "{w}") for text in chats))
 
 
@@ -46,7 +46,7 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 
 
 # In a template: a name or thing; a number; a choice's signs; anything else.
-_NAMES = re.compile(r"\{[PQOSw]\}")
+_NAMES = re.compile(r"\{[PQOSvw]\}")
 _PIECES = re.compile(rf"(?P<name>{_NAMES.pattern})|(?P<number>\{{[abcd]\}})|(?P<choice>[\[\]|])|(?P<letter>.)")
 
 

@@ -159,3 +159,18 @@ def test_questions_that_differ_in_numbers_alone_are_worded_alike(one: str, other
 
     assert wording(one) == wording(other)
     assert wording(one) != wording("Multiply 3 and 5.")
+
+
+@pytest.mark.parametrize(
+    ("text", "trained"),
+    [
+        ("What is 3 + 5?", True),
+        ("Zoe has 12 plums and Uncle Jim has 7 plums. How many plums do they have altogether?", True),  # other names
+        ("What is the capital of Portugal?", True),  # asked of another function
+        ("Zoe has 12 plums and eats 7 of them with Uncle Jim. How many did they eat?", False),
+    ],
+)
+def test_a_wording_is_trained_whatever_is_filled_in(text: str, trained: bool):
+    from tools.wordings import is_trained
+
+    assert is_trained(text) is trained
