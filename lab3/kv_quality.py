@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab3.cpu import kv_quant
-from lab3.perplexity import load_for_evaluation, measure
+from lab3.perplexity import measure
 from lab3.progress import Progress, silent
 
 _ATTENTION = "lab3_quantized_kv_cache"
@@ -38,13 +37,12 @@ class KVQuality:
 
 
 def kv_quality(
-    model: Path, sequences: Sequence[Sequence[int]], *, bits: int, device: str = "cpu", progress: Progress = silent
+    network: Any, sequences: Sequence[Sequence[int]], *, bits: int, progress: Progress = silent
 ) -> KVQuality:
-    """Measure `model` (plain or AWQ) as `lab3.perplexity.perplexity` does, its keys and values quantized to `bits`.
+    """Measure `network` as `lab3.perplexity.measure` does, its keys and values quantized to `bits`; so they stay.
 
-    Raises UsageError as that function does.
+    Raises UsageError when there is nothing to score.
     """
-    network = load_for_evaluation(model, device=device)
     errors = _Errors(network.config.num_hidden_layers)
     quantize_cache(network, bits, errors)
     found = measure(network, sequences, progress=progress)

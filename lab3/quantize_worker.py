@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lab3 import calibration
 from lab3.errors import InfraError, Lab3Error
-from lab3.perplexity import perplexity
+from lab3.perplexity import load_for_evaluation, measure, perplexity
 from lab3.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         )
     if device != "cpu":
         torch.cuda.empty_cache()
-    after = perplexity(out, heldout, device=device, progress=_named(progress, "after")) if heldout else None
-    cached = _kv_int4(out, heldout, device, _named(progress, "with an int4 KV cache")) if heldout else None
+    after, cached = _quality(out, heldout, device, progress) if heldout else (None, None)
     return {
         "samples": samples,
         "seqlen": seqlen,
@@ -121,10 +120,15 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def _kv_int4(model: Path, heldout: list[list[int]], device: str, progress: Progress) -> KVQuality:
+def _quality(
+    model: Path, heldout: list[list[int]], device: str, progress: Progress
+) -> tuple[float | None, KVQuality | None]:
+    """The perplexity, and the quality with an int4 KV cache."""
     from lab3.kv_quality import kv_quality
 
-    return kv_quality(model, heldout, bits=4, device=device, progress=progress)
+    network = load_for_evaluation(model, device=device)
+    after = measure(network, heldout, progress=_named(progress, "after"))
+    return after, kv_quality(network, heldout, bits=4, progress=_named(progress, "with an int4 KV cache"))
 
 
 def _pick_device(asked: str) -> str:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lab3.cpu import kv_quant
 from lab3.kv_quality import KVQuality, kv_quality, quantize_cache, through_cache
-from lab3.perplexity import perplexity
+from lab3.perplexity import load_for_evaluation, perplexity
 from lab3.toolcaller import scale_keys
 
 SEQUENCES = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 61, 72, 2]]
@@ -25,6 +25,10 @@ def folder(tmp_path: Path) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     return tmp_path
+
+
+def quality(folder: Path, bits: int) -> KVQuality:
+    return kv_quality(load_for_evaluation(folder), SEQUENCES, bits=bits)
 
 
 def spoil_keys(folder: Path, layer: int) -> None:
@@ -44,18 +48,18 @@ def test_values_come_back_as_from_the_cache():
 
 def test_int8_costs_next_to_nothing_and_int4_more(folder: Path):
     plain = perplexity(folder, SEQUENCES)
-    eight, four = (kv_quality(folder, SEQUENCES, bits=bits) for bits in (8, 4))
+    eight, four = (quality(folder, bits) for bits in (8, 4))
     assert eight.perplexity == pytest.approx(plain, rel=1e-3)
     assert max(eight.key_errors) < 0.02
     assert all(0.02 < error < 0.5 for error in four.key_errors)
 
 
 def test_the_layer_whose_keys_have_outliers_is_the_worst(folder: Path):
-    even = kv_quality(folder, SEQUENCES, bits=4)
+    even = quality(folder, 4)
     plain = perplexity(folder, SEQUENCES)
     spoil_keys(folder, layer=1)
     assert perplexity(folder, SEQUENCES) == pytest.approx(plain, rel=1e-5)
-    uneven = kv_quality(folder, SEQUENCES, bits=4)
+    uneven = quality(folder, 4)
     assert uneven.worst_layer == 1
     assert uneven.key_errors[1] > 3 * even.key_errors[1]
     assert uneven.key_errors[2] == pytest.approx(even.key_errors[2], rel=0.3)
