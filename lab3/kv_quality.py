@@ -23,17 +23,12 @@ class KVQuality:
 
     `key_errors`: for each layer, how far quantized keys move the attention logits, as a share of those logits' own
     spread over the tokens attended to (root mean squares; a shift that all of them share leaves attention as it is and
-    does not count). 0.1 is harmless, near 1 the layer attends to noise.
+    does not count). Near 1 a layer attends to noise.
     """
 
     bits: int
     perplexity: float
     key_errors: tuple[float, ...]
-
-    @property
-    def worst_layer(self) -> int:
-        """The layer whose keys suffer most, counted from 0."""
-        return max(range(len(self.key_errors)), key=self.key_errors.__getitem__)
 
 
 def kv_quality(

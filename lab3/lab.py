@@ -111,7 +111,7 @@ def _collect_quantized(lab: _Collection, folder: Path) -> None:
             lab.add(chat=_chat(said))
             lab.progress(f"model: {said.text}")
             _say(lab, "tools", TOOL_QUESTION)
-            asked = _ask_with_tools(server)
+            asked = ask_with_tools(server)
             lab.add(tools=(asked,))
             for call in asked.calls:
                 lab.progress(f"call: {call.name}({call.arguments_json}) → {call.result}")
@@ -119,7 +119,8 @@ def _collect_quantized(lab: _Collection, folder: Path) -> None:
         lab.add(quantized=_server(server, meter, kv_bits=4, cache_ratio=ratio))
 
 
-def _ask_with_tools(server: ApiServer) -> ToolFacts:
+def ask_with_tools(server: ApiServer) -> ToolFacts:
+    """The lab's task 2: one question that takes both functions, called by the model's own choice."""
     choice = "auto"
     run = funcall.run_tools(
         TOOL_QUESTION, TOOLS, base_url=server.base_url, tool_choice=choice, temperature=0.0, max_tokens=128, seed=SEED

@@ -120,9 +120,7 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def _quality(
-    model: Path, heldout: list[list[int]], device: str, progress: Progress
-) -> tuple[float | None, KVQuality | None]:
+def _quality(model: Path, heldout: list[list[int]], device: str, progress: Progress) -> tuple[float, KVQuality]:
     """The perplexity, and the quality with an int4 KV cache."""
     from lab3.kv_quality import kv_quality
 

@@ -79,17 +79,8 @@ def conversations(seed: int, chat: Sequence[Answered], *, development: bool = Fa
     With `development`, conversations whose wordings are in no training conversation.
     """
     rng = Draw(seed, development=development)
-    makers: list[Callable[[Draw], Conversation | None]] = [
-        _single,
-        _single,
-        _single,
-        _chain,
-        _chain,
-        _chain,
-        _two_questions,
-        _other_call,
-        _follow_up,
-    ]
+    makers: list[Callable[[Draw], Conversation | None]]
+    makers = [*[_single] * 3, *[_chain] * 3, _two_questions, _other_call, _follow_up]
     if chat:
         idle = [each for each in chat if not each.question.needs]
         unfit = [each for each in chat if each.question.needs]

@@ -64,20 +64,19 @@ class Recipe:
 
 @dataclass
 class Rounding:
-    """What the student's forward pass rounds: weights to 4 bits or not, keys and values to `kv_bits` (16: not)."""
+    """What the student's forward pass rounds: weights to 4 bits or not, keys and values to `kv_levels` + 1 levels."""
 
     weights: bool = False
-    kv_bits: int = 16
-    kv_levels: Tensor | None = None  # 2**kv_bits - 1 where the model is; none: keys and values are left alone
+    kv_levels: Tensor | None = None  # on the model's device; none: keys and values are left alone
 
     def choose(self, weights: bool, kv_bits: int, device: str) -> None:
         """Take these from now on. 16 bits stand for 12 here, rounding too, so that a compiled pass stays the same."""
-        self.weights, self.kv_bits = weights, kv_bits
+        self.weights = weights
         self.kv_levels = torch.tensor(2.0 ** min(kv_bits, 12) - 1, device=device)
 
 
 ROUNDING = Rounding()
-# How often each is trained; the lab's own, W4A16 with an int4 cache, most.
+# How often, 4-bit weights or not, bits of keys and values: the lab's own, W4A16 with an int4 cache, most.
 MIXTURE = (
     (0.60, True, 4),
     (0.15, True, 8),

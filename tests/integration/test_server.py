@@ -13,7 +13,8 @@ from openai import OpenAI
 
 from lab3 import funcall, lab, vram
 from lab3.chat import chat
-from lab3.checks import numbers_in
+from lab3.checks import CHECKS, judge, numbers_in
+from lab3.evidence import Evidence
 from lab3.lab import kv_bytes_per_token, kv_tokens
 from lab3.models import model_tensors, read_config
 from lab3.serve import ApiServer
@@ -177,13 +178,23 @@ def test_it_calls_nothing_where_nothing_fits(quantized_server: ApiServer, questi
     assert "<|" not in run.answer
 
 
-@pytest.mark.parametrize("tool", [funcall.add, funcall.mul])
-def test_a_forced_call_is_valid_json_of_the_right_function(quantized_server: ApiServer, tool: funcall.Tool):
+def test_the_lab_s_own_question_is_judged_well(quantized_server: ApiServer):
+    asked = lab.ask_with_tools(quantized_server)
+    assert asked.tool_choice == "auto"
+    verdicts = judge(Evidence(subject="reference", model="embedded", tools=(asked,)))
+    assert {v.id: v.status for v in verdicts if v.task == 2} == {c.id: "pass" for c in CHECKS if c.task == 2}
+
+
+@pytest.mark.parametrize(("tool", "stream"), [(funcall.add, False), (funcall.mul, True)])
+def test_a_forced_call_is_valid_json_of_the_right_function(
+    quantized_server: ApiServer, tool: funcall.Tool, stream: bool
+):
     run = funcall.run_tools(
         f"Use the function {tool.__name__} on 3 and 5.",
         (tool,),
         base_url=quantized_server.base_url,
         tool_choice=("required", "none"),
+        stream=stream,
         temperature=0.0,
         max_tokens=128,
     )

@@ -44,7 +44,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.fixture
 def unrounded() -> Any:
     yield training.ROUNDING
-    training.ROUNDING.weights, training.ROUNDING.kv_bits, training.ROUNDING.kv_levels = False, 16, None
+    training.ROUNDING.weights, training.ROUNDING.kv_levels = False, None
 
 
 def test_scaling_keys_and_queries_changes_no_output():
@@ -177,6 +177,29 @@ def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_round
     assert training.losses(student, teacher, batch)[1] < 1e-6
     unrounded.choose(True, 4, "cpu")
     assert training.losses(student, training._Unrounded(teacher), batch)[1] > 1e-3
+
+
+def test_the_decision_to_call_weighs_as_much_as_an_answer_on_either_side():
+    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    ids, nowhere = torch.tensor([[5, 6, 7, 8, 9, 2]]), torch.zeros(1, 6, dtype=torch.bool)
+    with torch.no_grad():
+        chances = student(ids).logits[0].log_softmax(-1)
+
+    def loss(decided: int | None = None, silent: int | None = None) -> float:
+        marks = [nowhere.clone(), nowhere.clone()]
+        for marked, place in zip(marks, (decided, silent), strict=True):
+            if place is not None:
+                marked[0, place] = True
+        plain = (torch.tensor([[2]]), torch.zeros(1, 1, dtype=torch.bool))
+        batch = training.Batch(ids, nowhere, marks[0], nowhere, marks[1], *plain)
+        return training.losses(student, student, batch)[0].item()
+
+    call = list(toolcaller.MARKERS.values()).index("<|action_start|>") + 12
+    assert loss() == 0
+    assert loss(decided=3) == pytest.approx(
+        -float(chances[2, 8]), rel=1e-4
+    )  # the token that is there, from the one before
+    assert loss(silent=3) == pytest.approx(-float(torch.log1p(-chances[2, call].exp())), rel=1e-4)
 
 
 def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
