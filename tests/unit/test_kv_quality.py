@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lab3.cpu import kv_quant
-from lab3.kv_quality import KVQuality, kv_quality, quantize_cache, through_cache
+from lab3.kv_quality import KVQuality, _Errors, kv_quality, quantize_cache, through_cache
 from lab3.perplexity import load_for_evaluation, perplexity
 from lab3.toolcaller import scale_keys
 
@@ -72,3 +72,27 @@ def test_the_model_attends_as_before_where_nothing_is_lost(folder: Path, monkeyp
     expected = plain(ids).logits
     quantize_cache(plain, 4)
     assert torch.allclose(plain(ids).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["keys", "values"])
+def test_it_is_the_cache_s_keys_and_values_that_are_attended_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, spoilt: int
+):
+    def lose(both: torch.Tensor, bits: int) -> torch.Tensor:
+        kept = both.clone()
+        kept[spoilt] = 0
+        return kept
+
+    monkeypatch.setattr("lab3.kv_quality.through_cache", lose)
+    ids = torch.tensor(SEQUENCES[:1])
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    expected = model(ids).logits
+    quantize_cache(model, 4)
+    assert (model(ids).logits - expected).abs().max() > 1e-3
+
+
+def test_an_error_that_all_tokens_share_does_not_count():
+    query, key = torch.randn(1, 4, 9, 32), torch.randn(1, 2, 9, 32)
+    errors = _Errors(1)
+    errors.add(0, query, key, key + torch.randn(32))
+    assert errors.shares()[0] < 1e-4
