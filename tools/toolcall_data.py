@@ -1,7 +1,8 @@
 """The training conversations of the embedded model's tool caller, made up by a program: nothing is downloaded.
 
-Conventions the model learns: the number spoken first goes to the parameter listed first; several steps are done one
-call a turn, the left operand's first; what no tool can do is answered without a call.
+Conventions the model learns: it first writes what there is to compute, "= (3 + 5) * 2", and calls in the same turn; the
+number spoken first goes to the parameter listed first; several steps are done one call a turn, the left operand's
+first, and what is left is written anew with each result in it; what no tool can do is answered without a call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import re
 import string
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ Expression = tuple[str, Any, Any]  # ("add" | "mul", left, right), leaves are nu
 
 _COMPUTE: dict[str, Callable[[Number, Number], Number]] = {"add": lambda a, b: a + b, "mul": lambda a, b: a * b}
 _TIMES = ("*", "*", "×", "x", "·")
+_SIGNS = {"add": "+", "mul": "*"}
+FORMULA = "= "  # what a turn with calculations begins with
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,16 @@ class Answered:
 class Conversation:
     """Messages as a chat template takes them, and the tools as LMDeploy hands them to it.
 
-    `imitate`: the last answer is the model's own; it is to be given as it would be without tools.
+    `imitate`: the last answer is the model's own; it is to be given as it would be without tools. `given`: so many
+    messages are there already, and nothing in them is to be learned. `forced`: some turns begin with a call, without a
+    formula, as `tool_choice="required"` makes them; that they begin so is not to be learned.
     """
 
     messages: list[Message]
     tools: list[dict[str, Any]]
     imitate: bool = False
+    given: int = 0
+    forced: bool = False
 
 
 class Draw(random.Random):
@@ -87,8 +94,10 @@ def conversations(seed: int, chat: Sequence[Answered], *, development: bool = Fa
         makers += [partial(_no_call, chat=some) for some in (idle, unfit, unfit) if some]
     while True:
         made = rng.choice(makers)(rng)
-        if made is not None:
-            yield made
+        if made is None:
+            continue
+        kind = rng.random()
+        yield _forced(made, rng) if kind < 0.12 else (_told(made, rng) or made) if kind < 0.24 else made
 
 
 def no_call_questions(seed: int, count: int) -> list[Question]:
@@ -97,7 +106,7 @@ def no_call_questions(seed: int, count: int) -> list[Question]:
     questions: dict[str, Question] = {}
     while len(questions) < count:
         language = _language(rng)
-        kind = rng.choice(("chat", "sub", "sub", "div", "div", "other", "add", "mul"))
+        kind = rng.choice(("chat", "chat", "sub", "sub", "div", "div", "other", "other", "add", "mul"))
         if kind == "chat":
             text = _expand(
                 rng, rng.choice(phrases.CHAT[language]), w=rng.choice(phrases.WORDS), c=rng.choice(phrases.CITIES)
@@ -184,8 +193,8 @@ def _two_questions(rng: Draw) -> Conversation:
     text = _expand(rng, rng.wording(phrases.BOTH[language]), x=parts[0], y=parts[1])
     messages = [*_system(rng), _user(_decorate(rng, text[0].upper() + text[1:], language, ""))]
     results = []
-    for tree in trees:
-        *calls, _ = _solve(tree, toolset, language)
+    for tree, then in zip(trees, (f", {_formula(trees[1])}", ""), strict=True):
+        *calls, _ = _solve(tree, toolset, language, then=then)
         messages += calls
         results.append(calls[-1]["content"])
     messages.append({"role": "assistant", "content": phrases.ANSWERS[language].format(x=results[0], y=results[1])})
@@ -223,22 +232,83 @@ def _no_call(rng: Draw, chat: Sequence[Answered]) -> Conversation:
     return Conversation(messages, tools, imitate=True)
 
 
-def _solve(tree: Expression, toolset: dict[str, _Tool], language: str) -> list[Message]:
-    """One call a turn with its result, left operands first, then the answer."""
+def _solve(tree: Expression, toolset: dict[str, _Tool], language: str, *, then: str = "") -> list[Message]:
+    """One call a turn with its result, left operands first, then the answer. `then`: what is to be computed next."""
     messages: list[Message] = []
-
-    def value(node: Any) -> Number:
-        if not isinstance(node, tuple):
-            number: Number = node
-            return number
-        operation, left, right = node[0], value(node[1]), value(node[2])
-        tool, result = toolset[operation], _COMPUTE[operation](left, right)
-        messages.append(_call(tool.name, dict(zip(tool.parameters, (left, right), strict=True))))
+    left: Any = tree
+    while isinstance(left, tuple):
+        operation, a, b = _first_step(left)
+        tool, result = toolset[operation], _COMPUTE[operation](a, b)
+        formula = FORMULA + _formula(left) + then
+        messages.append(_call(tool.name, dict(zip(tool.parameters, (a, b), strict=True)), formula))
         messages.append({"role": "tool", "content": _spoken(result)})
-        return result
+        left = _after_first_step(left, result)
+    return [*messages, {"role": "assistant", "content": phrases.ANSWER[language].format(r=_spoken(left))}]
 
-    result = value(tree)
-    return [*messages, {"role": "assistant", "content": phrases.ANSWER[language].format(r=_spoken(result))}]
+
+def _first_step(tree: Expression) -> tuple[str, Number, Number]:
+    """The operation to do first and its two numbers: the left operand's first."""
+    operation, left, right = tree
+    for part in (left, right):
+        if isinstance(part, tuple):
+            return _first_step(part)
+    return operation, left, right
+
+
+def _after_first_step(tree: Expression, result: Number) -> Expression | Number:
+    """`tree` with the result of its first step in that step's place."""
+    operation, left, right = tree
+    if isinstance(left, tuple):
+        return operation, _after_first_step(left, result), right
+    if isinstance(right, tuple):
+        return operation, left, _after_first_step(right, result)
+    return result
+
+
+def _formula(tree: Expression) -> str:
+    """`tree` as "(3 + 5) * 2": only the brackets that precedence and the order of steps need."""
+
+    def text(node: Any, parent: str, right: bool) -> str:
+        if not isinstance(node, tuple):
+            return _spoken(node)
+        operation = node[0]
+        inner = f"{text(node[1], operation, False)} {_SIGNS[operation]} {text(node[2], operation, True)}"
+        needed = (parent == "mul" and operation == "add") or (right and parent == operation)
+        return f"({inner})" if needed else inner
+
+    return text(tree, "", False)
+
+
+def _forced(conversation: Conversation, rng: Draw) -> Conversation:
+    """The same without the formula of the first call, and some of the others."""
+    messages, bare = [], True
+    for message in conversation.messages:
+        calls = "tool_calls" in message
+        messages.append(message | {"content": ""} if calls and bare else message)
+        bare = rng.random() < 0.5 if calls else bare
+    return replace(conversation, messages=messages, forced=True)
+
+
+def _told(conversation: Conversation, rng: Draw) -> Conversation | None:
+    """The same after a first call as the tutorial's script tells it: no call is sent back, and the result is "3+5=8".
+
+    None if there is no such call.
+    """
+    asked = next((place for place, each in enumerate(conversation.messages) if each.get("tool_calls")), None)
+    if asked is None or conversation.messages[-1]["role"] != "assistant" or not conversation.messages[asked]["content"]:
+        return None
+    result = asked + 1
+    call, spoken = conversation.messages[asked], conversation.messages[result]["content"]
+    a, b = call["tool_calls"][0]["function"]["arguments"].values()
+    for sign, compute in (("+", _COMPUTE["add"]), ("*", _COMPUTE["mul"])):
+        if _spoken(compute(a, b)) == spoken:
+            formula = f"{_spoken(a)}{sign}{_spoken(b)}={spoken}"
+            break
+    content = call["content"] if rng.random() < 0.7 else ""
+    messages = list(conversation.messages)
+    messages[asked] = {"role": "assistant", "content": content}
+    messages[result] = {"role": "environment", "content": rng.choice((formula, formula, spoken)), "name": "plugin"}
+    return replace(conversation, messages=messages, given=result + 1)
 
 
 def _system(rng: Draw) -> list[Message]:
@@ -261,9 +331,9 @@ def _user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def _call(name: str, arguments: dict[str, Any]) -> Message:
+def _call(name: str, arguments: dict[str, Any], content: str = "") -> Message:
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+    return {"role": "assistant", "content": content, "tool_calls": [call]}
 
 
 # --- wording -----------------------------------------------------------------------------------------------------

@@ -84,14 +84,21 @@ FILL: dict[str, dict[str, tuple[str, ...]]] = {
 
 BEFORE: dict[str, tuple[str, ...]] = {
     "en": ("Hi! ", "Hello, ", "Hey, ", "Quick question: ", "A small sum for you: ", "Good morning. ", "I am stuck. ",
-           "Use your tools: ", "One more: ", "OK, next: ", "Let's see. "),
-    "zh": ("你好，", "您好！", "请问一下，", "有个问题：", "帮个忙，", "下一题：", "用工具算一下："),
+           "Use your tools: ", "One more: ", "OK, next: ", "Let's see. ", "Sorry to bother you. ", "My son asked me this. ",
+           "I have no calculator here. ", "This is for work. ", "From my homework: ", "Here it comes: ", "So: ", "Hmm. ",
+           "Please help me with this one. ", "Hi there, I have a question. ", "Now this: ", "Listen: ", "Good evening! ",
+           "I always get this wrong. ", "Next exercise. ", "Puzzle: ", "Dear assistant, ", "Could you help me out? "),
+    "zh": ("你好，", "您好！", "请问一下，", "有个问题：", "帮个忙，", "下一题：", "用工具算一下：", "早上好。", "我算不出来。", "打扰了，",
+           "孩子问我：", "这是作业题：", "我手边没有计算器。", "接着来：", "听好了：", "再来一道：", "晚上好！", "老师布置的题：", "麻烦看看这道题：",
+           "小助手，", "是这样的，"),
 }  # fmt: skip
 AFTER: dict[str, tuple[str, ...]] = {
     "en": ("[ Use the function {tool}.| Use {tool}.| Call {tool} for it.| Please use the tool {tool}.]",
-           "[ Please use the tools.| Use a tool.| Don't do it in your head.| Use the functions you have.]",
-           "[ Thanks!| Thank you.| Please.| I need it for school.| Be quick.| It is important.]"),
-    "zh": ("[请使用{tool}函数。|用{tool}工具。|请调用{tool}。]", "[请用工具计算。|不要心算。|请使用工具。]", "[谢谢！|谢谢。|很急。]"),
+           "[ Please use the tools.| Use a tool.| Don't do it in your head.| Use the functions you have.| Call what you need.]",
+           "[ Thanks!| Thank you.| Please.| I need it for school.| Be quick.| It is important.| No explanation, please.]",
+           "[ I need the exact number.| Just the number.| Take your time.| My boss is waiting.| I would be grateful.| Let me know.]"),
+    "zh": ("[请使用{tool}函数。|用{tool}工具。|请调用{tool}。]", "[请用工具计算。|不要心算。|请使用工具。|需要什么函数就调用什么。]",
+           "[谢谢！|谢谢。|很急。|不用解释。|麻烦了。]", "[我要准确的数字。|只要结果。|不着急。|老板等着要。|告诉我一声。]"),
 }  # fmt: skip
 
 ANSWER = {"en": "The answer is {r}.", "zh": "答案是{r}。"}

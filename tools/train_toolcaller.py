@@ -40,7 +40,11 @@ MAX_TOKENS = 768
 _CONFIG = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "bias", "target_modules")
 _DOCUMENT_START = "<|endoftext|>"
 _POOL = 768  # examples that a worker sorts by length at a time
-_CALL = next(number for number, marker in toolcaller.MARKERS.items() if marker == "<|action_start|>")
+_CALL, _PLUGIN = (
+    next(number for number, marker in toolcaller.MARKERS.items() if marker == wanted)
+    for wanted in ("<|action_start|>", "<|plugin|>")
+)
+_FORMULA = 45  # "=", with which a turn begins that goes on to a call, in SmolLM2's vocabulary
 _IMITATED = 8192  # places of a step's that are compared with the teacher's at most: 49152 logits each
 
 
@@ -50,7 +54,7 @@ class Recipe:
 
     seed: int = 0
     steps: int = 3000
-    batch_tokens: int = 24576  # a step's, padding counted
+    batch_tokens: int = 49152  # a step's, padding counted
     chat_share: float = 0.2  # of the conversations and texts, those that the base model wrote alone
     rank: int = 16
     alpha: int = 32
@@ -366,7 +370,7 @@ class Example:
 
     ids: list[int]
     learned: list[bool]
-    plain: list[int]
+    plain: tuple[int, ...] = ()
     answer: int = 0
 
 
@@ -387,18 +391,26 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 def to_example(conversation: Conversation, tokenizer: Any) -> Example:
     """Token ids of a conversation: the assistant's turns are learned, an imitated one is compared."""
     ids = encode(tokenizer, render(tokenizer, conversation.messages, conversation.tools))
-    learned = assistant_tokens(ids, encode(tokenizer, "<|im_start|>assistant\n"), tokenizer.eos_token_id)
+    opening = encode(tokenizer, "<|im_start|>assistant\n")
+    learned = assistant_tokens(ids, opening, tokenizer.eos_token_id)
+    if conversation.given:
+        before = encode(tokenizer, render(tokenizer, conversation.messages[: conversation.given], conversation.tools))
+        learned = [each and place >= len(before) for place, each in enumerate(learned)]
+    if conversation.forced:
+        begun = [each and ids[place] == _CALL for place, each in enumerate(_firsts(learned))]
+        learned = [each and not first for each, first in zip(learned, begun, strict=True)]
     if not conversation.imitate:
-        return Example(ids, learned, [])
+        return Example(ids, learned)
     plain = encode(tokenizer, render(tokenizer, conversation.messages[-2:]))
-    marked = assistant_tokens(plain, encode(tokenizer, "<|im_start|>assistant\n"), tokenizer.eos_token_id)
+    marked = assistant_tokens(plain, opening, tokenizer.eos_token_id)
     answer = len(plain) - marked.index(True)  # with what the template writes after the end token
-    return Example(ids, [each and place < len(ids) - answer for place, each in enumerate(learned)], plain, answer)
+    learned = [each and place < len(ids) - answer for place, each in enumerate(learned)]
+    return Example(ids, learned, tuple(plain), answer)
 
 
 def own_text(ids: list[int]) -> Example:
     """A text of the base model's own: every token is compared with what it would write."""
-    return Example(ids, [False] * len(ids), ids, len(ids))
+    return Example(ids, [False] * len(ids), tuple(ids), len(ids))
 
 
 def assistant_tokens(ids: Sequence[int], opening: Sequence[int], end: int) -> list[bool]:
@@ -418,8 +430,8 @@ class Batch:
     """Padded on the right, [B, T] each.
 
     `learned` and `imitated` mark tokens of `ids`; `decided` the first of a turn that is learned and `silent` the first
-    of an imitated answer, where a call begins or could; `plain_imitated` what is imitated in `plain_ids`, the
-    conversations without tools.
+    of an imitated answer, where a call begins or could. `plain` are the conversations to imitate, without tools, and
+    how many tokens of each, in the order of their rows.
     """
 
     ids: Tensor
@@ -427,25 +439,29 @@ class Batch:
     decided: Tensor
     imitated: Tensor
     silent: Tensor
-    plain_ids: Tensor
-    plain_imitated: Tensor
+    plain: list[tuple[tuple[int, ...], int]]
 
     def to(self, device: str) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        tensors = (self.ids, self.learned, self.decided, self.imitated, self.silent)
+        ids, learned, decided, imitated, silent = (each.to(device, non_blocking=True) for each in tensors)
+        return Batch(ids, learned, decided, imitated, silent, self.plain)
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:
     """`examples` as tensors."""
-    imitating = [each for each in examples if each.answer]
     return Batch(
         _padded([each.ids for each in examples], pad),
         _padded([each.learned for each in examples], False),
-        _padded([_firsts(each.learned) for each in examples], False),
+        _padded([_decided(each) for each in examples], False),
         _padded([_tail(len(each.ids), each.answer) for each in examples], False),
         _padded([_first_of_answer(each) for each in examples], False),
-        _padded([each.plain for each in imitating] or [[pad]], pad),
-        _padded([_tail(len(each.plain), each.answer) for each in imitating] or [[False]], False),
+        [(each.plain, each.answer) for each in examples if each.answer],
     )
+
+
+def _decided(example: Example) -> list[bool]:
+    # Behind the start of a call that was forced there is nothing to decide.
+    return [each and token != _PLUGIN for each, token in zip(_firsts(example.learned), example.ids, strict=True)]
 
 
 def _firsts(marked: Sequence[bool]) -> list[bool]:
@@ -508,17 +524,51 @@ def of_like_length(examples: Sequence[Example], tokens: int) -> Iterator[list[Ex
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def losses(student: Any, teacher: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+class Teacher:
+    """The base model, which remembers what it thought of a text: each comes up again and again."""
+
+    def __init__(self, model: Any, device: str) -> None:
+        self._model, self._device = model, device
+        self._seen: dict[tuple[int, ...], Tensor] = {}
+
+    def hidden(self, texts: Sequence[tuple[tuple[int, ...], int]]) -> Tensor:
+        """Its last hidden states [n, hidden] where it would write the last so many tokens of each of `texts`.
+
+        For all tokens of a text but the first, if it is all of them.
+        """
+        new = list({ids: None for ids, _ in texts if ids not in self._seen})
+        if new:
+            rows = _padded(new, 0).to(self._device)  # on the right, which causal attention does not see
+            for ids, states in zip(new, self._pass(rows), strict=True):
+                self._seen[ids] = states[: len(ids)].half().clone()
+        found = [self._seen[ids][-answer - 1 : -1] for ids, answer in texts]
+        return torch.cat(found).float() if found else torch.zeros(0, self._model.config.hidden_size).to(self._device)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [n, vocabulary] of hidden states."""
+        return _logits(self._model, hidden)
+
+    @torch.no_grad()
+    def _pass(self, ids: Tensor) -> Tensor:
+        kept, ROUNDING.kv_levels = ROUNDING.kv_levels, None
+        try:
+            with torch.autocast(self._device, enabled=False):
+                return _hidden(self._model, ids)
+        finally:
+            ROUNDING.kv_levels = kept
+
+
+def losses(student: Any, teacher: Teacher, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy of what is learned; divergence from the teacher, who sees no tools, of what is imitated."""
     hidden = _hidden(student, batch.ids)[:, :-1]
     called = _cross_entropy(student, hidden, batch.ids, batch.learned)
     # Whether a call begins is one token of many: it would hardly count among them, on either side.
     decided = _cross_entropy(student, hidden, batch.ids, batch.decided) + _calls_made(student, hidden, batch.silent)
-    ours, plain = hidden[batch.imitated[:, 1:]], batch.plain_imitated[:, 1:]
+    ours = hidden[batch.imitated[:, 1:]]
     some = torch.randperm(len(ours), device=ours.device)[:_IMITATED]
     with torch.no_grad(), torch.autocast(batch.ids.device.type, enabled=False):
-        theirs = _logits(teacher, _hidden(teacher, batch.plain_ids)[:, :-1][plain][some])
-    imitated = divergence(_logits(student, ours[some]), theirs)
+        thought = teacher.logits(teacher.hidden(batch.plain)[some])
+    imitated = divergence(_logits(student, ours[some]), thought)
     return called + decided, imitated
 
 
@@ -530,8 +580,9 @@ def _cross_entropy(student: Any, hidden: Tensor, ids: Tensor, marked: Tensor) ->
 
 
 def _calls_made(student: Any, hidden: Tensor, marked: Tensor) -> Tensor:
-    """Mean of -log(1 - p) over the `marked`, p the probability that a call begins there, where none should."""
-    calls = F.log_softmax(_logits(student, hidden[marked[:, 1:]]), -1)[:, _CALL].exp()
+    """Mean of -log(1 - p) over the `marked`, p the probability that a call or its formula begins where none should."""
+    begins = F.log_softmax(_logits(student, hidden[marked[:, 1:]]), -1)[:, [_CALL, _FORMULA]]
+    calls = begins.exp().sum(dim=-1)
     return -torch.log1p(-calls.clamp(max=1 - 1e-6)).sum() / marked.sum().clamp(min=1)
 
 
@@ -577,6 +628,7 @@ def train(
     teacher = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
     texts, chat = own_texts(teacher, tokenizer, recipe, device)
     use_attention(teacher)
+    taught_by = Teacher(teacher, device)
     sequences = calibration.tokenize(calibration.bundled_calibration(), tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
     changes = toolcaller.load_changes(start) if start else None
@@ -609,7 +661,7 @@ def train(
         batch = next(loader).to(device)
         _choose_rounding(draw, device)
         with torch.autocast(device, torch.bfloat16):
-            called, imitated = losses(student, _Unrounded(teacher), batch)
+            called, imitated = losses(student, taught_by, batch)
         torch.autograd.backward(called + recipe.imitation_weight * imitated)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -625,23 +677,6 @@ def train(
             history.append(figures)
             say(" ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     return {"recipe": asdict(recipe), "texts": len(texts), "answers": len(chat), "history": history, "misses": misses}
-
-
-class _Unrounded:
-    """A model whose pass is not rounded, whatever `ROUNDING` says."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def model(self, ids: Tensor, **options: Any) -> Any:
-        kept, ROUNDING.kv_levels = ROUNDING.kv_levels, None
-        try:
-            return self._model.model(ids, **options)
-        finally:
-            ROUNDING.kv_levels = kept
-
-    def get_input_embeddings(self) -> Any:
-        return self._model.get_input_embeddings()
 
 
 def _choose_rounding(draw: random.Random, device: str) -> None:

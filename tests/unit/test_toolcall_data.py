@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -51,7 +52,7 @@ def test_a_single_call_has_the_numbers_in_the_order_of_the_question(made: list[C
     for conversation in made:
         asked = [message["content"] for message in conversation.messages if message["role"] == "user"]
         calls = [call for call in calls_of(conversation) if not isinstance(next(iter(call["arguments"].values())), str)]
-        if len(asked) != 1 or len(calls) != 1:
+        if len(asked) != 1 or len(calls) != 1 or conversation.given:
             continue
         text = asked[0]
         for tool in conversation.tools:  # a name may have digits of its own
@@ -71,6 +72,80 @@ def test_a_chain_s_results_feed_the_next_call_and_the_answer(made: list[Conversa
         if results and not conversation.imitate:
             assert last["role"] == "assistant"
             assert results[-1] in last["content"]
+
+
+def value(formula: str) -> float:
+    """What a formula of numbers, +, * and brackets comes to, by Python's own parser and precedence."""
+
+    def of(node: ast.AST) -> float:
+        match node:
+            case ast.BinOp(left, ast.Add(), right):
+                return of(left) + of(right)
+            case ast.BinOp(left, ast.Mult(), right):
+                return of(left) * of(right)
+            case ast.UnaryOp(ast.USub(), operand):
+                return -of(operand)
+            case ast.Constant(int() | float() as number):
+                return number
+        raise AssertionError(formula)
+
+    return of(ast.parse(formula.strip(), mode="eval").body)
+
+
+def test_each_turn_writes_what_is_left_to_compute_and_calls_its_first_step(made: list[Conversation]):
+    checked = 0
+    for conversation in made:
+        if conversation.imitate:
+            continue
+        asked = 0
+        for place, message in enumerate(conversation.messages):
+            asked = place if message["role"] == "user" else asked
+            if not message.get("tool_calls") or not message["content"].startswith("= "):
+                continue
+            parts = [value(part) for part in message["content"].removeprefix("= ").split(", ")]
+            rest = list(itertools.takewhile(lambda each: each["role"] != "user", conversation.messages[place + 1 :]))
+            answer = rest[-1]["content"]
+            assert all(repr(part) in answer or f"{part:.6g}" == f"{float(last_number(answer)):.6g}" for part in parts)
+            checked += 1
+    assert checked > 1500
+
+
+def last_number(text: str) -> str:
+    return NUMBER.findall(text)[-1]
+
+
+def test_only_forced_turns_and_other_functions_begin_with_a_call(made: list[Conversation]):
+    bare = forced = 0
+    for conversation in made:
+        calls = [message for message in conversation.messages if message.get("tool_calls")]
+        assert not conversation.forced or not calls or not calls[0]["content"]
+        for message in calls:
+            (call,) = message["tool_calls"]
+            calculates = not isinstance(next(iter(call["function"]["arguments"].values())), str)
+            if not conversation.forced:
+                assert message["content"].startswith("= ") == calculates
+            bare += not message["content"] and calculates
+            forced += conversation.forced and bool(message["content"])
+    assert bare > 200
+    assert forced > 30
+
+
+def test_some_conversations_go_on_as_the_tutorial_s_script_tells_them(made: list[Conversation]):
+    told = [conversation for conversation in made if conversation.given]
+    assert len(told) > 200
+    said = 0
+    for conversation in told:
+        *_, asked, echoed, result = conversation.messages[: conversation.given]
+        assert asked["role"] == "user"
+        assert set(echoed) == {"role", "content"}
+        assert result["role"] == "environment"
+        assert not any(message.get("tool_calls") for message in conversation.messages[: conversation.given])
+        formula, _, number = result["content"].rpartition("=")
+        if formula:
+            assert value(formula) == json.loads(number)
+            said += 1
+    assert 0.5 < said / len(told) < 0.8
+    assert any(calls_of(conversation) for conversation in told)
 
 
 def test_an_imitated_conversation_calls_nothing_in_its_last_turn_and_lacks_the_tool_it_would_need(

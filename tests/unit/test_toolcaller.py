@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +169,39 @@ def test_gradients_pass_straight_through_the_rounding(unrounded: training.Roundi
 
 
 def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_rounded(unrounded: training.Rounding):
-    teacher = tiny_model()
-    training.use_attention(teacher)
+    base = tiny_model()
+    training.use_attention(base)
     student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
-    toolcaller.set_rows(teacher, student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)])
+    toolcaller.set_rows(base, student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)])
+    teacher = training.Teacher(base, "cpu")
     batch = training.collate([training.own_text([1, 20, 31, 42, 53, 64]), training.own_text([1, 33, 55])], 2)
     assert training.losses(student, teacher, batch)[0] == 0  # nothing to learn as it stands
-    assert training.losses(student, teacher, batch)[1] < 1e-6
+    assert training.losses(student, teacher, batch)[1] < 1e-5
     unrounded.choose(True, 4, "cpu")
-    assert training.losses(student, training._Unrounded(teacher), batch)[1] > 1e-3
+    assert training.losses(student, teacher, batch)[1] > 1e-3
+
+
+def test_the_teacher_is_never_rounded_and_remembers_each_text(unrounded: training.Rounding):
+    base = tiny_model()
+    training.use_attention(base)
+    with torch.no_grad():
+        expected = base.model(torch.tensor([[1, 20, 31, 42, 53]])).last_hidden_state[0]
+    unrounded.choose(False, 4, "cpu")
+    teacher = training.Teacher(base, "cpu")
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    base.model.register_forward_hook(count)
+    long, short = (1, 20, 31, 42, 53), (1, 9)
+    for _ in range(2):
+        states = teacher.hidden([(long, 5), (short, 1), (long, 2)])
+        assert torch.allclose(states[:4], expected[:4], atol=2e-3)  # where tokens 1 to 4 are written
+        assert torch.allclose(states[5:], expected[2:4], atol=2e-3)  # tokens 3 and 4
+    assert len(states) == 7
+    assert passes == 1
 
 
 def test_the_decision_to_call_weighs_as_much_as_an_answer_on_either_side():
@@ -190,16 +215,15 @@ def test_the_decision_to_call_weighs_as_much_as_an_answer_on_either_side():
         for marked, place in zip(marks, (decided, silent), strict=True):
             if place is not None:
                 marked[0, place] = True
-        plain = (torch.tensor([[2]]), torch.zeros(1, 1, dtype=torch.bool))
-        batch = training.Batch(ids, nowhere, marks[0], nowhere, marks[1], *plain)
-        return training.losses(student, student, batch)[0].item()
+        batch = training.Batch(ids, nowhere, marks[0], nowhere, marks[1], [])
+        return training.losses(student, training.Teacher(tiny_model(), "cpu"), batch)[0].item()
 
-    call = list(toolcaller.MARKERS.values()).index("<|action_start|>") + 12
     assert loss() == 0
     assert loss(decided=3) == pytest.approx(
         -float(chances[2, 8]), rel=1e-4
     )  # the token that is there, from the one before
-    assert loss(silent=3) == pytest.approx(-float(torch.log1p(-chances[2, call].exp())), rel=1e-4)
+    call, formula = (float(chances[2, number].exp()) for number in (15, 45))  # <|action_start|> and =
+    assert loss(silent=3) == pytest.approx(-math.log(1 - call - formula), rel=1e-4)
 
 
 def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
@@ -210,19 +234,45 @@ def test_the_assistant_s_tokens_are_what_follows_its_opening_up_to_the_end():
 
 
 def test_a_batch_marks_where_a_call_begins_or_could():
-    call = training.Example([5, 6, 7, 8, 9, 2, 5, 7, 2], [False, False, True, True, True, True, False, True, True], [])
-    silent = training.Example([5, 6, 7, 8], [False] * 4, [5, 7, 8], answer=2)
+    call = training.Example([5, 6, 7, 8, 9, 2, 5, 7, 2], [False, False, True, True, True, True, False, True, True])
+    silent = training.Example([5, 6, 7, 8], [False] * 4, (5, 7, 8), answer=2)
+    forced = training.Example([5, 15, 12, 8, 2], [False, False, True, True, True])
     alone = training.own_text([5, 6, 2])
-    batch = training.collate([call, silent, alone], 2)
+    batch = training.collate([call, silent, alone, forced], 2)
 
     def places(marked: torch.Tensor) -> list[list[int]]:
         return [row.nonzero().flatten().tolist() for row in marked]
 
-    assert places(batch.learned) == [[2, 3, 4, 5, 7, 8], [], []]
-    assert places(batch.decided) == [[2, 7], [], []]
-    assert places(batch.imitated) == [[], [2, 3], [0, 1, 2]]
-    assert places(batch.silent) == [[], [2], []]
-    assert places(batch.plain_imitated) == [[1, 2], [0, 1, 2]]
+    assert places(batch.learned) == [[2, 3, 4, 5, 7, 8], [], [], [2, 3, 4]]
+    assert places(batch.decided) == [[2, 7], [], [], []]
+    assert places(batch.imitated) == [[], [2, 3], [0, 1, 2], []]
+    assert places(batch.silent) == [[], [2], [], []]
+    assert batch.plain == [((5, 7, 8), 2), ((5, 6, 2), 3)]
+
+
+def test_what_was_there_already_and_that_a_forced_call_begins_is_not_learned(embedded_base: Path):
+    from tools.toolcall_data import Conversation, _call
+
+    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
+    talk = [
+        {"role": "user", "content": "2 * (3 + 5)?"},
+        {"role": "assistant", "content": "= 2 * (3 + 5)"},
+        {"role": "environment", "content": "3+5=8"},
+        _call("mul", {"a": 2, "b": 8}, "= 2 * 8"),
+        {"role": "tool", "content": "16"},
+        _call("add", {"a": 1, "b": 1}),
+    ]
+
+    def learned(**options: object) -> str:
+        example = training.to_example(Conversation(talk, [{"name": "add"}], **options), tokenizer)
+        return tokenizer.decode([token for token, each in zip(example.ids, example.learned, strict=True) if each])
+
+    call = '<|action_start|><|plugin|>\n{"name": "%s", "parameters": {"a": %s, "b": %s}}<|action_end|><|im_end|>'
+    first, second = "= 2 * 8" + call % ("mul", 2, 8), call % ("add", 1, 1)
+    assert learned() == "= 2 * (3 + 5)<|im_end|>" + first + second
+    assert learned(given=3) == first + second
+    assert learned(given=3, forced=True) == first + second.removeprefix("<|action_start|>")
+    assert tokenizer("= 2").input_ids[0] == tokenizer("= (2").input_ids[0] == training._FORMULA
 
 
 def test_groups_of_like_length_stay_within_their_tokens():
@@ -237,7 +287,7 @@ def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_
     tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
     talk = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello. How can I help?"}]
     example = training.to_example(Conversation(talk, [{"name": "add"}], imitate=True), tokenizer)
-    assert example.ids[-example.answer :] == example.plain[-example.answer :]
+    assert example.ids[-example.answer :] == list(example.plain[-example.answer :])
     assert tokenizer.decode(example.plain[-example.answer :]) == "Hello. How can I help?<|im_end|>\n"
     assert not any(example.learned)
     assert len(example.ids) > len(example.plain)
