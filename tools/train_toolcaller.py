@@ -293,7 +293,7 @@ def sample(
     """What `model` writes after each prompt, up to and with its end token; temperature 0.7."""
     torch.manual_seed(seed)
     written: list[list[int]] = []
-    size = 2048 if device == "cuda" else 64
+    size = 3072 if device == "cuda" else 64
     for start in range(0, len(prompts), size):
         encoded = tokenizer(
             list(prompts[start : start + size]),
