@@ -62,3 +62,19 @@ def quantization(embedded_model: Path, shared_folder: Path) -> QuantizeResult:
 def quantized_model(quantization: QuantizeResult) -> Path:
     """The folder of `quantization`."""
     return quantization.out
+
+
+@pytest.fixture(scope="session")
+def internlm2_texts() -> list[str]:
+    """Over ten thousand texts of many kinds."""
+    from tests import internlm2_folder
+
+    return internlm2_folder.texts()
+
+
+@pytest.fixture(scope="session")
+def internlm2_tokenizer(internlm2_texts: list[str]) -> bytes:
+    """A SentencePiece model of InternLM2's kind and size."""
+    from tests import internlm2_folder
+
+    return internlm2_folder.sentencepiece_model(internlm2_texts[::3])

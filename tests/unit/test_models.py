@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from lab3 import embedded, models
+from lab3 import embedded
 from lab3.errors import InfraError, UsageError
 from lab3.models import model_tensors, read_config, read_tensors, resolve
 
@@ -302,8 +302,7 @@ class TestChatTemplate:
     def render(self, messages: list[dict[str, object]], **options: object) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        template = (Path(models.__file__).parent / "data/embedded_chat_template.jinja").read_text()
-        (text,), _ = render_jinja_template([messages], chat_template=template, **options)
+        (text,), _ = render_jinja_template([messages], chat_template=embedded._template(), **options)
         return text
 
     def test_a_plain_chat_is_chatml_with_smollms_system_message(self) -> None:
