@@ -17,8 +17,9 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol, Self
 from lab3 import ports
 from lab3.diagnose import Diagnosis, diagnose
 from lab3.errors import InfraError, UsageError
-from lab3.models import ModelConfig, read_config
+from lab3.models import ModelConfig, loadable, read_config
 from lab3.progress import Progress, silent
+from lab3.rendering import check_tools_shown
 from lab3.serve_flags import Engine, engine_for, launcher_of, server_flags
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class ApiServer:
     environment. `extra_args` are appended, so they override lab3's flags.
 
     Raises UsageError for arguments LMDeploy would refuse and InfraError for a taken port, before anything is loaded.
-    `start()` raises ServerError, with the cause and the log's last lines, when the process ends or `timeout_s` pass.
+    `start()` raises UsageError, with a tool parser, for a model whose chat template does not show tools; it raises
+    ServerError, with the cause and the log's last lines, when the process ends or `timeout_s` pass.
     Flags and rules: LMDeploy 0.18, lmdeploy/cli/serve.py and lmdeploy/messages.py.
     """
 
@@ -100,8 +102,10 @@ class ApiServer:
         launcher: Sequence[str] | None = None,
         progress: Progress = silent,
     ) -> None:
-        self.model = Path(model).expanduser().resolve()
-        config = _config_of(self.model)
+        given = Path(model).expanduser().resolve()
+        config = _config_of(given)
+        self.model = loadable(given, progress=progress)
+        self._shows_tools = tool_call_parser is not None
         self.model_name = model_name or self.model.name
         self._env = dict(env or {})
         self.engine: Engine = engine_for(config, engine, {**os.environ, **self._env})
@@ -135,6 +139,8 @@ class ApiServer:
 
         if self._process is not None:
             return self
+        if self._shows_tools:
+            check_tools_shown(self.model)
         if self._reservation.fileno() < 0:  # stopped before, and started again
             self._reservation = ports.reserve(self.host, self.port)
         self._log = self._open_log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,11 @@ from openai import OpenAI
 from lab3 import funcall, lab, vram
 from lab3.chat import chat
 from lab3.checks import CHECKS, judge, numbers_in
+from lab3.errors import UsageError
 from lab3.evidence import Evidence
 from lab3.lab import kv_bytes_per_token, kv_tokens
 from lab3.models import model_tensors, read_config
+from lab3.quantize import quantize
 from lab3.serve import ApiServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
@@ -262,3 +265,31 @@ def test_a_stopped_server_leaves_no_process_and_no_port(embedded_model: Path):
         assert len(pids) >= 2
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     reserve("127.0.0.1", port).close()
+
+
+def test_an_internlm2_folder_is_quantized_and_served_like_any_other(internlm2_tokenizer: bytes, tmp_path: Path):
+    """No flag more, and none of the checkpoint's code is run."""
+    from tests import internlm2_folder
+
+    source = internlm2_folder.write(tmp_path / "internlm2_5-tiny", internlm2_tokenizer)
+    quantized = quantize(source, tmp_path / "w4a16", group_size=64, samples=2, seqlen=64, quality=False)
+    assert quantized.weight_bytes_after == quantized.predicted_weight_bytes
+    with ApiServer(quantized.out, kv_bits=4, cache_ratio=0.2) as server:
+        client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+        reply = client.chat.completions.create(
+            model=server.model_name,
+            messages=[{"role": "user", "content": "你好"}],
+            max_tokens=8,
+            extra_body={"ignore_eos": True},  # random weights may end at any token
+        )
+        assert reply.usage is not None
+        assert reply.usage.completion_tokens == 8
+    assert not (source / "ran").exists()
+
+
+def test_a_model_whose_template_hides_tools_is_not_served_with_a_tool_parser(embedded_model: Path, tmp_path: Path):
+    folder = tmp_path / "hides"
+    shutil.copytree(embedded_model, folder)
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    with pytest.raises(UsageError, match="does not show tools"), ApiServer(folder):
+        pass

@@ -569,3 +569,12 @@ class TestTheDiagnosis:
     def test_a_healthy_log_accuses_nobody(self):
         log = "INFO:     Uvicorn running on http://127.0.0.1:1\nlmdeploy - WARNING - Fallback to pytorch engine\n"
         assert diagnose(log, returncode=1).kind == "unknown"
+
+
+def test_a_template_that_hides_tools_is_refused_unless_no_tools_are_wanted(fake, model):
+    (model / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    with pytest.raises(UsageError, match="does not show tools"):
+        fake("ready").start()
+    server = fake("ready", tool_call_parser=None).start()
+    assert server.running()
+    assert "--tool-call-parser" not in server.command
