@@ -98,7 +98,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         port=arguments.port or None,
         host=arguments.host,
         engine=arguments.engine,
-        tool_call_parser=arguments.tool_call_parser,
+        tool_call_parser=None if arguments.tool_call_parser == "none" else arguments.tool_call_parser,
         model_name=arguments.model_name,
         progress=progress,
     )
@@ -162,6 +162,28 @@ def _vram_measure(arguments: argparse.Namespace) -> int:
     return _show(arguments, reading.to_dict())
 
 
+def _vram_predict(arguments: argparse.Namespace) -> int:
+    from lab3.vram_predict import predict
+
+    prediction = predict(
+        total_mib=arguments.total_mib,
+        ratio=arguments.ratio,
+        kv_bits=arguments.kv_bits,
+        engine=arguments.engine,
+        weights_mib=arguments.weights_mib,
+        model=arguments.model,
+        lmdeploy=arguments.lmdeploy,
+    )
+    return _show(arguments, prediction.to_dict())
+
+
+def _vram_fit(arguments: argparse.Namespace) -> int:
+    from lab3.vram_predict import fit, parse_reading
+
+    readings = [parse_reading(text) for text in arguments.readings]
+    return _show(arguments, fit(readings, engine=arguments.engine).to_dict())
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from lab3.doctor import examine
 
@@ -211,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=23333, help="0 takes a free one (%(default)s)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--model-name", help="name in /v1/models (the folder's name)")
-    serve.add_argument("--tool-call-parser", default="internlm", help="LMDeploy's parser of tool calls (%(default)s)")
+    parser_help = "LMDeploy's parser of tool calls, or none (%(default)s)"
+    serve.add_argument("--tool-call-parser", default="internlm", help=parser_help)
     _engine_argument(serve)
 
     for name, function, text in (
@@ -233,6 +256,20 @@ def _parser() -> argparse.ArgumentParser:
     measure = _command(memory, "measure", _vram_measure, "read the device's memory once")
     measure.add_argument("--pid", type=int, help="attribute to this process and its children")
     measure.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or a UUID (%(default)s)")
+
+    foretell = _command(memory, "predict", _vram_predict, "what a server will hold on a GPU, before it is started")
+    foretell.add_argument("--total-mib", type=float, required=True, help="the card, as nvidia-smi shows it")
+    size = foretell.add_mutually_exclusive_group(required=True)
+    size.add_argument("--weights-mib", type=float, help="the weights on the GPU")
+    size.add_argument("--model", help=f"gives the weights and what a token takes; config.json is enough: {MODEL_HELP}")
+    foretell.add_argument("--ratio", type=float, required=True, help="--cache-max-entry-count")
+    foretell.add_argument("--kv-bits", type=int, required=True, choices=(16, 8, 4), help="bits of the KV cache")
+    foretell.add_argument("--engine", required=True, choices=("turbomind", "pytorch"), help="LMDeploy's engine")
+    foretell.add_argument("--lmdeploy", metavar="VERSION", help="picks the constants (the installed version)")
+
+    solve = _command(memory, "fit", _vram_fit, "what LMDeploy takes for itself, from readings of two cache ratios")
+    solve.add_argument("readings", nargs="+", metavar="TOTAL,WEIGHTS,RATIO,USED", help="a server's reading, in MiB")
+    solve.add_argument("--engine", default="turbomind", choices=("turbomind", "pytorch"), help="(%(default)s)")
 
     _command(commands, "doctor", _doctor, "what this machine can do, and what to type about each problem")
     return parser
