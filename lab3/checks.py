@@ -9,12 +9,13 @@ import math
 import re
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ToolFacts
+from lab3.verdicts import Check, Finding, Status, Verdict, exit_code, score, verdict_of
 
-Status = Literal["pass", "fail", "unknown"]
+__all__ = ["CHECKS", "Check", "Finding", "Status", "Verdict", "exit_code", "judge", "numbers_in", "score"]
+
 T = TypeVar("T")
 
 SIZE_TOLERANCE = 0.01
@@ -24,86 +25,9 @@ PERPLEXITY_RATIO = 1.2
 KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a check found. `source` names the evidence that it was read from."""
-
-    status: Status
-    reason: str
-    source: str
-    expected: Any = None
-    actual: Any = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the rubric. A check that is not required earns points but does not decide over pass and fail."""
-
-    id: str
-    task: int
-    title: str
-    max_points: int
-    section: str  # the section of the Evidence without which there is nothing to judge
-    judge: Callable[[Evidence], Finding]
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A check's finding with its points; the line of a report."""
-
-    id: str
-    task: int
-    title: str
-    status: Status
-    points: int
-    max_points: int
-    reason: str
-    expected: Any
-    actual: Any
-    source: str
-    required: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        return asdict(self)
-
-
 def judge(evidence: Evidence) -> list[Verdict]:
     """The verdicts of all checks, in the rubric's order."""
-    return [_verdict(check, evidence) for check in CHECKS]
-
-
-def score(verdicts: list[Verdict]) -> tuple[int, int]:
-    """(points, most points possible)."""
-    return sum(v.points for v in verdicts), sum(v.max_points for v in verdicts)
-
-
-def exit_code(verdicts: list[Verdict]) -> int:
-    """0 all required checks passed, 1 one failed, 3 none failed but one could not be judged."""
-    statuses = {v.status for v in verdicts if v.required}
-    return 1 if "fail" in statuses else 3 if "unknown" in statuses else 0
-
-
-def _verdict(check: Check, evidence: Evidence) -> Verdict:
-    if not getattr(evidence, check.section):
-        trouble = evidence.trouble.get(check.section)
-        found = Finding("unknown", trouble or "no evidence of this step", source=check.section)
-    else:
-        found = check.judge(evidence)
-    return Verdict(
-        id=check.id,
-        task=check.task,
-        title=check.title,
-        status=found.status,
-        points=check.max_points if found.status == "pass" else 0,
-        max_points=check.max_points,
-        reason=found.reason,
-        expected=found.expected,
-        actual=found.actual,
-        source=found.source,
-        required=check.required,
-    )
+    return [verdict_of(check, evidence) for check in CHECKS]
 
 
 def _decide(good: bool, *, yes: str, no: str, source: str, expected: Any = None, actual: Any = None) -> Finding:
@@ -113,23 +37,49 @@ def _decide(good: bool, *, yes: str, no: str, source: str, expected: Any = None,
 # --- task 1: W4A16, int4 KV cache, one conversation ----------------------------------------------------------------
 
 
-def _weights_are_w4a16(evidence: Evidence) -> Finding:
+def _config_says_w4a16(evidence: Evidence) -> Finding:
     q = _given(evidence.quantization)
     return _decide(
-        (q.method, q.bits) == ("awq", 4)
-        and q.group_size in (32, 64, 128)
-        and q.packed_layers > 0
-        and q.plain_layers == 0,
-        yes=f"AWQ, {q.bits} bits, group size {q.group_size}, all {q.packed_layers} linear layers",
-        no="the folder is not AWQ with 4 bits in every linear layer",
-        source="config.json and safetensors headers of the quantized folder",
-        expected={"method": "awq", "bits": 4, "group_size": [128, 64, 32], "plain_layers": 0},
+        (q.method, q.bits) == ("awq", 4) and q.group_size in (32, 64, 128),
+        yes=f"AWQ, {q.bits} bits, group size {q.group_size}",
+        no="config.json does not tell AWQ with 4 bits",
+        source="config.json of the quantized folder",
+        expected={"method": "awq", "bits": 4, "group_size": [128, 64, 32]},
+        actual={"method": q.method, "bits": q.bits, "group_size": q.group_size},
+    )
+
+
+def _weights_are_w4a16(evidence: Evidence) -> Finding:
+    """Every linear layer packed, in the configured groups, and the source's weights within what rounding explains."""
+    s = _given(evidence.structure)
+    whole = 0 < s.layers_expected == s.layers_packed and s.layers_plain == 0
+    groups = s.group_size_found is not None and s.group_size_found == s.group_size_configured
+    counted = f"all {s.layers_packed} linear layers in 4 bits, group size {s.group_size_found}"
+    source = "headers and tensors of the quantized folder"
+    if whole and groups and not s.problems and not s.sample:
+        return Finding("unknown", f"{counted}; not compared: {s.not_compared or 'no layer was sampled'}", source)
+    # Written so that a figure that is not a number counts as off.
+    near = [x for x in s.sample if x.residual <= s.residual_bound and x.step_error <= s.step_bound]
+    off = [x for x in s.sample if x not in near]
+    worst = max(off or s.sample, key=lambda x: x.residual, default=None)
+    told = f"{worst.name}: {worst.residual:.2f} of a step off, its steps by {worst.step_error:.0%}" if worst else ""
+    faults = [
+        *s.problems[:3],
+        *([f"{len(off)} of {len(s.sample)} layers are not the source's ({told})"] if off else []),
+        *([] if whole else [f"{s.layers_packed} of {s.layers_expected} linear layers packed, {s.layers_plain} plain"]),
+        *([] if groups else [f"group size {s.group_size_found}, and config.json says {s.group_size_configured}"]),
+    ]
+    return _decide(
+        not faults,
+        yes=f"{counted}; {len(near)} compared with the source (at worst {told})",
+        no="; ".join(faults),
+        source=f"{source}, and the source model's",
+        expected={"packed": s.layers_expected, "plain": 0, "residual_at_most": s.residual_bound},
         actual={
-            "method": q.method,
-            "bits": q.bits,
-            "group_size": q.group_size,
-            "packed_layers": q.packed_layers,
-            "plain_layers": q.plain_layers,
+            "packed": s.layers_packed,
+            "plain": s.layers_plain,
+            "residual": worst.residual if worst else None,
+            "step_error": worst.step_error if worst else None,
         },
     )
 
@@ -351,23 +301,35 @@ def _results_go_back(evidence: Evidence) -> Finding:
     )
 
 
+# fmt: off
 CHECKS: tuple[Check, ...] = (
-    Check("quantize.w4a16", 1, "The weights are W4A16", 10, "quantization", _weights_are_w4a16),
-    Check("quantize.size", 1, "The weights take the predicted bytes", 10, "quantization", _size_is_as_predicted),
-    Check("quantize.folder", 1, "The folder on disk is smaller", 5, "quantization", _folder_is_smaller),
-    Check("quantize.quality", 1, "The quantized model is about as good", 5, "quantization", _quality_survives),
-    Check("serve.kv_int4", 1, "The server's KV cache is int4", 15, "quantized", _kv_cache_is_int4),
-    Check("serve.cache_ratio", 1, "The cache's share of memory is lowered", 5, "quantized", _cache_ratio_is_lowered),
-    Check("serve.memory", 1, "The quantized server takes less memory", 15, "quantized", _memory_falls),
-    Check("chat.answer", 1, "The quantized model answers over the API", 15, "chat", _model_answers),
-    Check("tools.add", 2, "The model calls add", 4, "tools", _calls_function("add")),
-    Check("tools.mul", 2, "The model calls mul", 4, "tools", _calls_function("mul")),
-    Check("tools.add_arguments", 2, "add gets the right numbers", 3, "tools", _right_arguments("add")),
-    Check("tools.mul_arguments", 2, "mul gets the right numbers", 3, "tools", _right_arguments("mul")),
-    Check("tools.results", 2, "Results are fed back and used", 3, "tools", _results_go_back),
+    Check("quantize.w4a16", 1, "The config says W4A16", "配置声明为 W4A16", 5, "quantization", _config_says_w4a16),
+    Check("quantize.structure", 1, "The weights are W4A16", "权重确为 W4A16", 5, "structure", _weights_are_w4a16),
+    Check("quantize.size", 1, "The weights take the predicted bytes", "权重大小符合预测", 10,
+          "quantization", _size_is_as_predicted),
+    Check("quantize.folder", 1, "The folder on disk is smaller", "量化后的文件夹更小", 5,
+          "quantization", _folder_is_smaller),
+    Check("quantize.quality", 1, "The quantized model is about as good", "量化后模型质量基本保持", 5,
+          "quantization", _quality_survives),
+    Check("serve.kv_int4", 1, "The server's KV cache is int4", "服务的 KV 缓存为 int4", 15,
+          "quantized", _kv_cache_is_int4),
+    Check("serve.cache_ratio", 1, "The cache's share of memory is lowered", "已调低 KV 缓存的显存占比", 5,
+          "quantized", _cache_ratio_is_lowered),
+    Check("serve.memory", 1, "The quantized server takes less memory", "量化后服务占用显存更少", 15,
+          "quantized", _memory_falls),
+    Check("chat.answer", 1, "The quantized model answers over the API", "量化后的模型通过 API 作答", 15,
+          "chat", _model_answers),
+    Check("tools.add", 2, "The model calls add", "模型调用 add", 4, "tools", _calls_function("add")),
+    Check("tools.mul", 2, "The model calls mul", "模型调用 mul", 4, "tools", _calls_function("mul")),
+    Check("tools.add_arguments", 2, "add gets the right numbers", "add 的参数正确", 3,
+          "tools", _right_arguments("add")),
+    Check("tools.mul_arguments", 2, "mul gets the right numbers", "mul 的参数正确", 3,
+          "tools", _right_arguments("mul")),
+    Check("tools.results", 2, "Results are fed back and used", "结果已回传并被使用", 3, "tools", _results_go_back),
     # How a model words its answer is its ability, not the lab's.
-    Check("tools.answer", 2, "The model says the result", 3, "tools", _says_the_answer, required=False),
+    Check("tools.answer", 2, "The model says the result", "模型说出结果", 3, "tools", _says_the_answer, required=False),
 )
+# fmt: on
 
 
 def _given(section: T | None) -> T:

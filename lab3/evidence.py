@@ -31,8 +31,6 @@ class QuantizationFacts:
     method: str | None  # quant_method of the folder's config.json
     bits: int | None
     group_size: int | None
-    packed_layers: int  # linear layers of the folder held in 4 bits, with scales and zeros
-    plain_layers: int  # and those still in 16 or 32, the output layer aside
     weight_bytes_before: int
     weight_bytes_after: int
     predicted_weight_bytes: int
@@ -45,6 +43,33 @@ class QuantizationFacts:
     kv_bytes_per_token: dict[str, int]  # KV bits ("16", "8", "4") → bytes, from the model's shape
     seconds: float
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSample:
+    """A linear layer's unpacked weights next to the source model's (`lab3.structure._explain` tells how)."""
+
+    name: str
+    rows: int  # compared
+    of_rows: int
+    residual: float  # quantization steps, the worst row's or column's root mean square
+    step_error: float  # the worst group's step next to the one that the source's weights need: 0.1 is 10% off
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureFacts:
+    """What the quantized folder's files hold, read from headers and tensors."""
+
+    layers_expected: int  # linear layers of the decoder, by config.json
+    layers_packed: int  # of these, in 4 bits with scales and zeros, of the right shapes and types
+    layers_plain: int  # matrices of decoder layers still in 16 or 32 bits
+    group_size_found: int | None  # inputs that share a scale; None if layers differ or none is packed
+    group_size_configured: int | None
+    sample: tuple[LayerSample, ...]
+    residual_bound: float  # what rounding to 4 bits with these groups explains
+    step_bound: float
+    not_compared: str | None  # why there is no sample
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +129,7 @@ class Evidence:
     environment: dict[str, str] = field(default_factory=dict)
     baseline: ServerFacts | None = None
     quantization: QuantizationFacts | None = None
+    structure: StructureFacts | None = None
     quantized: ServerFacts | None = None
     chat: ChatFacts | None = None
     tools: tuple[ToolFacts, ...] = ()

@@ -15,10 +15,11 @@ from lab3 import funcall, vram
 from lab3.chat import ChatResult, chat
 from lab3.errors import InfraError
 from lab3.evidence import CallFacts, ChatFacts, Evidence, ExpectedCall, QuantizationFacts, ServerFacts, ToolFacts
-from lab3.models import ModelConfig, model_tensors, read_config, resolve
+from lab3.models import ModelConfig, read_config, resolve
 from lab3.progress import Progress, silent
 from lab3.quantize import QuantizeResult, quantize
 from lab3.serve import ApiServer
+from lab3.structure import inspect_structure
 
 STEPS = ("model", "baseline", "quantize", "serve", "chat", "tools")
 QUESTION = "Please introduce yourself in two sentences."
@@ -56,7 +57,7 @@ def run_lab(model: str, out: Path, *, server: dict[str, Any] | None = None, prog
     lab = _Collection(
         Evidence(subject="reference", model=model, environment=environment()), out, progress, server or {}
     )
-    with _trouble_goes_to(lab, "baseline", "quantization", "quantized", "chat", "tools"):
+    with _trouble_goes_to(lab, "baseline", "quantization", "structure", "quantized", "chat", "tools"):
         _say(lab, "model", f"{model}: finding the model folder")
         folder = resolve(model, progress=progress)
         config = read_config(folder)
@@ -64,7 +65,10 @@ def run_lab(model: str, out: Path, *, server: dict[str, Any] | None = None, prog
         _collect_baseline(lab, folder)
         _say(lab, "quantize", "W4A16 with LMDeploy's AWQ")
         quantized = out / f"{folder.name}-w4a16"
-        lab.add(quantization=_quantization(quantize(folder, quantized, overwrite=True, progress=progress), config))
+        made = quantize(folder, quantized, overwrite=True, progress=progress)
+        lab.add(quantization=_quantization(made, config))
+        progress("comparing the quantized weights with the source's")
+        lab.add(structure=inspect_structure(made.out, source=made.source))
         _say(lab, "serve", f"serving the quantized model, int4 KV cache, cache ratio {QUANTIZED_RATIO}")
         _collect_quantized(lab, quantized)
     return lab.evidence
@@ -177,13 +181,10 @@ def kv_tokens(base_url: str) -> int | None:
 
 def _quantization(result: QuantizeResult, config: ModelConfig) -> QuantizationFacts:
     told = read_config(result.out).quantization or {}
-    packed, plain = count_linear_layers(result.out)
     return QuantizationFacts(
         method=told.get("quant_method"),
         bits=told.get("bits"),
         group_size=told.get("group_size"),
-        packed_layers=packed,
-        plain_layers=plain,
         weight_bytes_before=result.weight_bytes_before,
         weight_bytes_after=result.weight_bytes_after,
         predicted_weight_bytes=result.predicted_weight_bytes,
@@ -197,22 +198,6 @@ def _quantization(result: QuantizeResult, config: ModelConfig) -> QuantizationFa
         seconds=round(result.seconds, 1),
         notices=result.notices,
     )
-
-
-def count_linear_layers(folder: Path) -> tuple[int, int]:
-    """(packed, plain): linear layers held as AWQ's int32 qweight with scales and qzeros, and as a plain matrix.
-
-    From the safetensors headers; embeddings and the output layer stay 16-bit in AWQ and are not counted.
-    """
-    tensors = {tensor.name: tensor for tensor in model_tensors(folder)}
-    packed = plain = 0
-    for name, tensor in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        if kind == "qweight" and tensor.dtype == "I32":
-            packed += {f"{stem}.scales", f"{stem}.qzeros"} <= tensors.keys()
-        elif kind == "weight" and len(tensor.shape) == 2 and ".layers." in name:
-            plain += 1
-    return packed, plain
 
 
 def kv_bytes_per_token(config: ModelConfig, bits: int) -> int:

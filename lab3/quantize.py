@@ -20,6 +20,7 @@ from lab3.calibration import read_samples
 from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, check_folder, loadable, model_tensors, read_config
 from lab3.progress import Progress, silent
+from lab3.structure import check_quantizable
 
 GROUP_SIZES = (128, 64, 32)
 # Keys of LAYER_TYPE_MAP in LMDeploy 0.18 (lmdeploy/lite/apis/calibrate.py) that are dense decoders of text; copied,
@@ -109,7 +110,9 @@ def quantize(
     the disk is too small or LMDeploy fails. Either way `out` is as it was.
     """
     started = time.monotonic()
-    model, out = loadable(check_folder(Path(model).resolve()), progress=progress), Path(out).absolute()
+    given, out = check_folder(Path(model).resolve()), Path(out).absolute()
+    check_quantizable(given)
+    model = loadable(given, progress=progress)
     config = read_config(model)
     _check_request(bits=bits, samples=samples, seqlen=seqlen, batch_size=batch_size, device=device, dtype=dtype)
     _check_model(model, config)
@@ -249,9 +252,6 @@ def _check_request(
 
 
 def _check_model(model: Path, config: ModelConfig) -> None:
-    if config.quantization is not None:
-        method = config.quantization.get("quant_method", "an unknown method")
-        raise UsageError(f"{model} is already quantized ({method})", todo="pass the fp16 or bf16 model it was made of")
     if config.architecture not in SUPPORTED:
         raise UsageError(
             f"{model} is a {config.architecture or 'model without architecture'}, which lab3 cannot quantize",

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from lab3.checks import CHECKS, exit_code, judge, numbers_in, score
-from lab3.evidence import CallFacts, ChatFacts, Evidence, ExpectedCall, QuantizationFacts, ServerFacts, ToolFacts
+from lab3.evidence import (
+    CallFacts,
+    ChatFacts,
+    Evidence,
+    ExpectedCall,
+    LayerSample,
+    QuantizationFacts,
+    ServerFacts,
+    StructureFacts,
+    ToolFacts,
+)
 
 BASELINE = ServerFacts(
     command="lmdeploy serve api_server model",
@@ -26,8 +36,6 @@ QUANTIZATION = QuantizationFacts(
     method="awq",
     bits=4,
     group_size=64,
-    packed_layers=210,
-    plain_layers=0,
     weight_bytes_before=269030016,
     weight_bytes_after=113924736,
     predicted_weight_bytes=113924736,
@@ -39,6 +47,22 @@ QUANTIZATION = QuantizationFacts(
     kv_int4_key_errors=(0.05, 0.31, 0.06),
     kv_bytes_per_token={"16": 23040, "8": 12240, "4": 6480},
     seconds=60.0,
+)
+SAMPLE = (
+    LayerSample(name="model.layers.0.self_attn.q_proj", rows=576, of_rows=576, residual=0.31, step_error=0.014),
+    LayerSample(name="model.layers.9.mlp.up_proj", rows=1536, of_rows=1536, residual=0.33, step_error=0.019),
+)
+STRUCTURE = StructureFacts(
+    layers_expected=210,
+    layers_packed=210,
+    layers_plain=0,
+    group_size_found=64,
+    group_size_configured=64,
+    sample=SAMPLE,
+    residual_bound=0.5,
+    step_bound=0.1333,
+    not_compared=None,
+    problems=(),
 )
 CHAT = ChatFacts(
     question="Who are you?",
@@ -78,6 +102,7 @@ GOOD = Evidence(
     model="embedded",
     baseline=BASELINE,
     quantization=QUANTIZATION,
+    structure=STRUCTURE,
     quantized=QUANTIZED,
     chat=CHAT,
     tools=(ASKED,),
@@ -90,6 +115,14 @@ def statuses(evidence: Evidence) -> dict[str, str]:
 
 def with_quantization(**changes: Any) -> Evidence:
     return replace(GOOD, quantization=replace(QUANTIZATION, **changes))
+
+
+def with_structure(**changes: Any) -> Evidence:
+    return replace(GOOD, structure=replace(STRUCTURE, **changes))
+
+
+def with_sample(**changes: Any) -> Evidence:
+    return with_structure(sample=(replace(SAMPLE[0], **changes), SAMPLE[1]))
 
 
 def with_server(**changes: Any) -> Evidence:
@@ -129,8 +162,19 @@ MUTANTS = [
     ("the config says GPTQ", with_quantization(method="gptq"), {"quantize.w4a16"}),
     ("the folder was only renamed", with_quantization(method=None, bits=None, group_size=None), {"quantize.w4a16"}),
     ("the group size is 16", with_quantization(group_size=16), {"quantize.w4a16"}),
-    ("a layer is still 16-bit", with_quantization(plain_layers=1), {"quantize.w4a16"}),
-    ("no layer is packed", with_quantization(packed_layers=0), {"quantize.w4a16"}),
+    ("a layer is still 16-bit", with_structure(layers_plain=1), {"quantize.structure"}),
+    ("a layer is not packed", with_structure(layers_packed=209), {"quantize.structure"}),
+    ("no layer at all", with_structure(layers_expected=0, layers_packed=0), {"quantize.structure"}),
+    ("groups of another size", with_structure(group_size_configured=128), {"quantize.structure"}),
+    ("groups of many sizes", with_structure(group_size_found=None), {"quantize.structure"}),
+    ("no groups at all", with_structure(group_size_found=None, group_size_configured=None), {"quantize.structure"}),
+    ("scales are missing", with_structure(problems=("q_proj has no scales",)), {"quantize.structure"}),
+    ("another model's weights", with_sample(residual=2.9), {"quantize.structure"}),
+    ("weights a little too far off", with_sample(residual=0.51), {"quantize.structure"}),
+    ("a residual that is not a number", with_sample(residual=float("nan")), {"quantize.structure"}),
+    ("weights of zero", with_sample(residual=0.0, step_error=1.0), {"quantize.structure"}),
+    ("a problem and no source", with_structure(sample=(), problems=("q_proj is missing",)), {"quantize.structure"}),
+    ("a plain layer and no source", with_structure(sample=(), layers_plain=1), {"quantize.structure"}),
     ("weights 2% too large", with_quantization(weight_bytes_after=116203230), {"quantize.size"}),
     ("weights 2% too small: a layer is missing", with_quantization(weight_bytes_after=111646241), {"quantize.size"}),
     ("by-products fill the folder", with_quantization(folder_bytes_after=200_000_000), {"quantize.folder"}),
@@ -194,7 +238,7 @@ def test_every_check_has_a_mutant():
     assert caught == {check.id for check in CHECKS}
 
 
-@pytest.mark.parametrize("section", ["baseline", "quantization", "quantized", "chat", "tools"])
+@pytest.mark.parametrize("section", ["baseline", "quantization", "structure", "quantized", "chat", "tools"])
 def test_what_was_not_shown_is_unknown_and_not_a_fail(section: str):
     missing = replace(GOOD, **{section: () if section == "tools" else None})
     verdicts = judge(missing)
@@ -202,6 +246,27 @@ def test_what_was_not_shown_is_unknown_and_not_a_fail(section: str):
     assert "fail" not in {v.status for v in verdicts}
     assert exit_code(verdicts) == 3
     assert sum(v.points for v in verdicts) < 100
+
+
+def test_weights_that_were_not_compared_are_unknown_where_all_else_is_right():
+    evidence = with_structure(sample=(), not_compared="no source model was given")
+    verdict = next(v for v in judge(evidence) if v.id == "quantize.structure")
+    assert (verdict.status, verdict.points) == ("unknown", 0)
+    assert verdict.reason == ("all 210 linear layers in 4 bits, group size 64; not compared: no source model was given")
+
+
+def test_the_worst_layer_is_told():
+    reasons = [
+        next(v for v in judge(e) if v.id == "quantize.structure").reason for e in (GOOD, with_sample(residual=3))
+    ]
+    assert "at worst model.layers.9.mlp.up_proj: 0.33 of a step off, its steps by 2%" in reasons[0]
+    assert "1 of 2 layers are not the source's (model.layers.0.self_attn.q_proj: 3.00 of a step off" in reasons[1]
+
+
+def test_every_check_has_a_title_in_both_languages():
+    for verdict in judge(GOOD):
+        assert verdict.title.isascii()
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in verdict.title_zh)
 
 
 def test_trouble_with_the_machine_is_the_reason_of_the_unknown():
