@@ -23,7 +23,7 @@ from typing import Literal
 from lab3 import nvml, ports
 from lab3.embedded import cache_root
 from lab3.errors import Lab3Error
-from lab3.serve_flags import TURBOMIND_CAPABILITY
+from lab3.serve_flags import OLDEST_CAPABILITY
 
 Status = Literal["ok", "warn", "problem", "info"]
 
@@ -320,7 +320,7 @@ def variants(device: nvml.Device | None) -> dict[str, str]:
     no_gpu = "" if device else "no NVIDIA GPU"
     no_cuda = "" if torch_cuda() else "torch is built without CUDA"
     capability = tuple(map(int, (device.compute_capability or "8.0").split("."))) if device else (0, 0)
-    too_old = "" if capability >= TURBOMIND_CAPABILITY else "the GPU's compute capability is below 7.0"
+    too_old = "" if capability >= OLDEST_CAPABILITY else "the GPU's compute capability is below 7.0"
     binary = _package_file("lmdeploy", "turbomind")
     no_turbomind = "" if binary and any(binary.glob("_turbomind*")) else "this lmdeploy is built without TurboMind"
     no_triton = "" if _version("triton") else "triton is not installed"

@@ -75,7 +75,8 @@ class ApiServer:
     environment. `extra_args` are appended, so they override lab3's flags.
 
     Raises UsageError for arguments LMDeploy would refuse and InfraError for a taken port, before anything is loaded.
-    `start()` raises UsageError, with a tool parser, for a model whose chat template does not show tools; it raises
+    `start()` raises UsageError for a model that the card cannot hold and, with a tool parser, for one whose chat
+    template does not show tools; it raises
     ServerError, with the cause and the log's last lines, when the process ends or `timeout_s` pass.
     Flags and rules: LMDeploy 0.18, lmdeploy/cli/serve.py and lmdeploy/messages.py.
     """
@@ -121,6 +122,7 @@ class ApiServer:
             tool_call_parser=tool_call_parser,
         )
         self._launcher = list(launcher or launcher_of(self.engine))
+        self._kv_bits, self._cache_ratio = kv_bits, cache_ratio
         self._extra_args = list(extra_args)
         self._reservation = ports.reserve(host, port)
         self.port: int = self._reservation.getsockname()[1]
@@ -146,6 +148,7 @@ class ApiServer:
         self._log = self._open_log()
         self._said_at_s = -math.inf
         self._vram_before = self._read_vram()
+        self._check_fits()
         self._process = ServerProcess(
             self.command,
             host=self._client_host,
@@ -273,6 +276,21 @@ class ApiServer:
         with suppress(InfraError, UsageError):  # no driver: LMDeploy will say so itself
             return vram.read(device="cuda", environ={**os.environ, **self._env})
         return None
+
+    def _check_fits(self) -> None:
+        """Raise UsageError for a model that the card cannot hold, now rather than after minutes of loading."""
+        card, quantization = self._vram_before, read_config(self.model).quantization or {}
+        if card is None or "--tp" in self._extra_args or quantization.get("quant_method", "awq") != "awq":
+            return  # several cards, or sizes that lab3 does not know: LMDeploy will tell
+        from lab3.vram_predict import predict
+
+        predict(
+            total_mib=card.total_mib,
+            ratio=self._cache_ratio,
+            kv_bits=self._kv_bits,
+            engine=self.engine,
+            model=self.model,
+        )
 
     def _wait_vram(self) -> None:
         """The driver takes a moment to give memory back, and the next measurement must not see it."""

@@ -14,7 +14,7 @@ Engine = Literal["turbomind", "pytorch", "cpu"]
 
 QUANT_POLICY = {16: 0, 8: 8, 4: 4}  # bits of a number in the KV cache -> LMDeploy's --quant-policy
 TURBOMIND_AWQ_GROUP_SIZE = 128  # lmdeploy/turbomind/converter.py
-TURBOMIND_CAPABILITY = (7, 0)
+OLDEST_CAPABILITY = (7, 0)  # of TurboMind's kernels, and of Triton's for the PyTorch engine
 _MIG_CAPABILITY = "8.0"  # NVML does not tell a slice's; the first cards that can be sliced have this one
 
 
@@ -22,6 +22,12 @@ def engine_for(config: ModelConfig, wish: Engine | Literal["auto"], env: Mapping
     """The engine for `wish`, where "auto" asks the hardware. Raises UsageError for one that cannot serve the model."""
     if wish not in ("auto", "turbomind", "pytorch", "cpu"):
         raise UsageError(f"there is no engine {wish!r}", todo="choose auto, turbomind, pytorch or cpu")
+    if wish != "cpu" and (capability := gpu_capability(env)) is not None and capability < OLDEST_CAPABILITY:
+        raise UsageError(
+            f"the GPU's compute capability is {capability[0]}.{capability[1]}",
+            why="LMDeploy's engines need 7.0 (Volta) or newer",
+            todo="choose the engine 'cpu', or another GPU with CUDA_VISIBLE_DEVICES",
+        )
     if wish == "auto":
         return choose_engine(config, gpu_capability(env))
     if wish == "turbomind" and (obstacle := _awq_obstacle(config)):
@@ -37,7 +43,7 @@ def choose_engine(config: ModelConfig, capability: tuple[int, int] | None) -> En
     """The fastest engine that serves the model: `capability` is the GPU's compute capability, None without a GPU."""
     if capability is None:
         return "cpu"
-    return "turbomind" if capability >= TURBOMIND_CAPABILITY and not _awq_obstacle(config) else "pytorch"
+    return "pytorch" if _awq_obstacle(config) else "turbomind"
 
 
 def server_flags(

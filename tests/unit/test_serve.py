@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from lab3.errors import InfraError, UsageError
 from lab3.models import read_config
 from lab3.serve import ApiServer, ServerError, attach
 from lab3.serve_flags import choose_engine, gpu_capability, launcher_of, server_flags
+from lab3.vram import Reading
 
 FAKE = Path(__file__).parents[1] / "fake_servers" / "server.py"
 ROOT = Path(__file__).parents[2]
@@ -455,7 +457,6 @@ class TestTheCommandLine:
             (None, (7, 0), "turbomind"),
             (AWQ, (9, 0), "turbomind"),
             (AWQ | {"group_size": 64}, (9, 0), "pytorch"),
-            (AWQ, (6, 1), "pytorch"),
         ],
     )
     def test_the_hardware_and_the_folder_choose_the_engine(self, tmp_path, quantization, capability, engine):
@@ -466,6 +467,26 @@ class TestTheCommandLine:
         with pytest.raises(UsageError, match="TurboMind cannot serve") as caught:
             ApiServer(model, engine="turbomind")
         assert "64" in caught.value.why
+
+    @pytest.mark.parametrize("engine", ["auto", "turbomind", "pytorch"])
+    def test_a_gpu_that_is_too_old_is_refused_and_the_cpu_is_not(self, model, monkeypatch, engine):
+        monkeypatch.setattr("lab3.serve_flags.gpu_capability", lambda *_: (6, 1))
+        with pytest.raises(UsageError, match=r"compute capability is 6\.1"):
+            ApiServer(model, engine=engine)
+        assert ApiServer(model, engine="cpu").engine == "cpu"
+
+    @pytest.mark.parametrize(("total_mib", "todo"), [(4000, "quantize it: W4A16 takes about"), (2000, "larger card")])
+    def test_a_card_too_small_is_told_before_anything_is_loaded(self, fake, monkeypatch, total_mib, todo):
+        card = Reading("card", "GPU-1", 0, total_mib, None, None, "nvml")
+        monkeypatch.setattr(ApiServer, "_read_vram", lambda _: card)
+        server = fake("ready", engine="turbomind")
+        with pytest.raises(UsageError, match="3795 MiB of weights do not fit") as caught:
+            server.start()
+        assert todo in caught.value.todo
+        assert not server.running()
+        monkeypatch.setattr(ApiServer, "_read_vram", lambda _: dataclasses.replace(card, total_mib=8000))
+        monkeypatch.setattr(ApiServer, "_wait_vram", lambda _: None)
+        assert server.start().running()
 
     def test_hidden_gpus_are_no_gpus(self):
         assert gpu_capability({"CUDA_VISIBLE_DEVICES": ""}) is None
