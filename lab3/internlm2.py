@@ -94,6 +94,8 @@ def to_llama(source: Path, out: Path, *, progress: Progress = silent) -> Path:
     files = weight_files(source)
     heads = _heads(config)
     _check_complete(source, files, config)
+    _check_tokenizer(source)
+    llama_config(config)  # raises for what cannot be told, before the work begins
     part = out.with_name(f".{out.name}.{source_key(source)}.part")
     part.mkdir(parents=True, exist_ok=True)
     _check_room(part, files)
@@ -313,14 +315,17 @@ def _write_config(config: dict[str, Any], source: Path, part: Path) -> None:
 _IM_END = 92542
 
 
-def _write_tokenizer(source: Path, part: Path, progress: Progress) -> None:
-    from lab3.internlm2_tokenizer import save_tokenizer
-
+def _check_tokenizer(source: Path) -> None:
     if not (source / "tokenizer.model").is_file():
         raise UsageError(
             f"{source} has no tokenizer.model",
             why="InternLM2's tokenizer is a SentencePiece model of this name",
             todo="download the model again",
         )
+
+
+def _write_tokenizer(source: Path, part: Path, progress: Progress) -> None:
+    from lab3.internlm2_tokenizer import save_tokenizer
+
     progress("converting InternLM2's tokenizer")
     save_tokenizer(source, part, template=f"{{{{- bos_token -}}}}\n{CHAT_TEMPLATE.read_text(encoding='utf-8')}")

@@ -276,7 +276,13 @@ class TestBadInput:
         (own_source / "config.json").write_text(json.dumps(made.config(model_type="llama")))
         self.refused(own_source, tmp_path / "out", "not internlm2")
 
-    def test_a_missing_tokenizer(self, own_source: Path, tmp_path: Path) -> None:
+    def test_a_missing_tokenizer_or_an_unknown_scaling_before_the_work_begins(
+        self, own_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(internlm2, "_convert_file", None)
+        scaled = made.config(rope_scaling={"type": "yarn", "factor": 2})
+        (own_source / "config.json").write_text(json.dumps(scaled))
+        self.refused(own_source, tmp_path / "out", "yarn")
         (own_source / "tokenizer.model").unlink()
         self.refused(own_source, tmp_path / "out", "no tokenizer.model")
 
