@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab3 import nvml, ports
-from lab3.embedded import cache_root
+from lab3.cache import cache_root
 from lab3.errors import Lab3Error
 from lab3.serve_flags import OLDEST_CAPABILITY
 

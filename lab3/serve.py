@@ -76,8 +76,8 @@ class ApiServer:
 
     Raises UsageError for arguments LMDeploy would refuse and InfraError for a taken port, before anything is loaded.
     `start()` raises UsageError for a model that the card cannot hold and, with a tool parser, for one whose chat
-    template does not show tools; it raises
-    ServerError, with the cause and the log's last lines, when the process ends or `timeout_s` pass.
+    template does not show tools. It raises ServerError, with the cause and the log's last lines, when the process ends
+    or `timeout_s` pass.
     Flags and rules: LMDeploy 0.18, lmdeploy/cli/serve.py and lmdeploy/messages.py.
     """
 
@@ -141,14 +141,16 @@ class ApiServer:
 
         if self._process is not None:
             return self
-        if self._shows_tools:
-            check_tools_shown(self.model)
+        self._vram_before = self._read_vram()
+        try:
+            self._check_model()
+        except UsageError:
+            self.stop()
+            raise
         if self._reservation.fileno() < 0:  # stopped before, and started again
             self._reservation = ports.reserve(self.host, self.port)
         self._log = self._open_log()
         self._said_at_s = -math.inf
-        self._vram_before = self._read_vram()
-        self._check_fits()
         self._process = ServerProcess(
             self.command,
             host=self._client_host,
@@ -277,8 +279,10 @@ class ApiServer:
             return vram.read(device="cuda", environ={**os.environ, **self._env})
         return None
 
-    def _check_fits(self) -> None:
-        """Raise UsageError for a model that the card cannot hold, now rather than after minutes of loading."""
+    def _check_model(self) -> None:
+        """Raise UsageError for what is sure to fail, now rather than after minutes of loading."""
+        if self._shows_tools:
+            check_tools_shown(self.model)
         card, quantization = self._vram_before, read_config(self.model).quantization or {}
         if card is None or "--tp" in self._extra_args or quantization.get("quant_method", "awq") != "awq":
             return  # several cards, or sizes that lab3 does not know: LMDeploy will tell

@@ -484,6 +484,8 @@ class TestTheCommandLine:
             server.start()
         assert todo in caught.value.todo
         assert not server.running()
+        assert server.log_path is None
+        ports.reserve("127.0.0.1", server.port).close()
         monkeypatch.setattr(ApiServer, "_read_vram", lambda _: dataclasses.replace(card, total_mib=8000))
         monkeypatch.setattr(ApiServer, "_wait_vram", lambda _: None)
         assert server.start().running()
