@@ -340,7 +340,7 @@ def _call(name: str, arguments: dict[str, Any], content: str = "") -> Message:
 
 
 def _language(rng: Draw) -> str:
-    return "zh" if rng.random() < 0.36 else "en"
+    return "zh" if rng.random() < 0.42 else "en"
 
 
 def _language_of(text: str) -> str:
