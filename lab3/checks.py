@@ -19,7 +19,7 @@ __all__ = ["CHECKS", "Check", "Finding", "Status", "Verdict", "exit_code", "judg
 T = TypeVar("T")
 
 SIZE_TOLERANCE = 0.01
-# LMDeploy's AWQ costs the embedded model 12% (bench/RESULTS.md) and larger ones less; a broken folder is off by orders
+# LMDeploy's AWQ costs the embedded model 9% (bench/RESULTS.md) and larger ones less; a broken folder is off by orders
 # of magnitude.
 PERPLEXITY_RATIO = 1.2
 KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
