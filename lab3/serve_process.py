@@ -20,6 +20,7 @@ from lab3 import ports, serve_guard
 
 REQUEST_TIMEOUT_S = 2.0
 GONE_TIMEOUT_S = 10.0
+POLL_S = 0.02
 
 
 class StartFailed(Exception):
@@ -79,13 +80,15 @@ class ServerProcess(HTTPExecutor):  # type: ignore[misc]  # mirakuru is skipped 
 
     def stop(self, *_: Any, **__: Any) -> Self:
         self._timeout = self._grace_s + serve_guard.LEFTOVER_GRACE_S + serve_guard.UNKILLABLE_S + 2.0
+        ours = self._marked()  # now: a dying process loses its mark before its place in the process table
         try:
             super().stop()
         except ExecutorError:
             pass  # how it ended after it was told to end is no news
         finally:  # also after a second Ctrl-C, and for what lives on although the guard was killed
+            ours += self._marked()
             self.kill()
-            psutil.wait_procs(self._marked(), timeout=GONE_TIMEOUT_S)
+            _wait_gone(ours, timeout_s=GONE_TIMEOUT_S)
         return self
 
     def pids(self) -> list[int]:
@@ -131,3 +134,17 @@ class ServerProcess(HTTPExecutor):  # type: ignore[misc]  # mirakuru is skipped 
             except psutil.NoSuchProcess:
                 continue
         return found
+
+
+def _wait_gone(processes: Sequence[psutil.Process], *, timeout_s: float) -> None:
+    """Until none of them runs. A zombie does not: in a container without an init nobody may ever collect it."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False

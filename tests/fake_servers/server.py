@@ -129,8 +129,9 @@ def crashes_and_leaves_engine():
 
 
 def stubborn_engine():
-    """Ready, with an engine process that ignores SIGTERM."""
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    """Ready, with an engine process that ignores SIGTERM and has much memory, so that even SIGKILL takes a while."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); block = b'x' * (500 << 20)"
+    code += "; print(1, flush=True); time.sleep(600)"
     engine = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     engine.stdout.readline()
     listen()
