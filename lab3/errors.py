@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 
 class Lab3Error(Exception):
     """Base of every error lab3 raises on purpose.
@@ -18,6 +20,10 @@ class Lab3Error(Exception):
         self.why = why
         self.todo = todo
 
+    def __reduce__(self) -> Any:
+        """An error goes from process to process as it is, whatever its subclass takes to be made."""
+        return type(self)._made, (self.args, self.__dict__)
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.why:
@@ -25,6 +31,13 @@ class Lab3Error(Exception):
         if self.todo:
             lines.append(f"  what to do: {self.todo}")
         return "\n".join(lines)
+
+    @classmethod
+    def _made(cls, arguments: tuple[Any, ...], state: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, *arguments)
+        error.args = arguments
+        error.__dict__.update(state)
+        return error
 
 
 class UsageError(Lab3Error):

@@ -1,0 +1,205 @@
+"""How the processes of a run reach its hub: through a Unix socket that only they can use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from lab3.errors import InfraError, Lab3Error
+from lab3.hub import Closed, Hub, RunningServer, ServerSpec
+from lab3.vram import Reading
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a hub listens, and the key that it asks for."""
+
+    path: str
+    key: bytes
+
+    def to_dict(self) -> dict[str, str]:
+        """For another process's settings; `from_dict` reads it."""
+        return {"path": self.path, "key": self.key.hex()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, str]) -> Self:
+        """The address again."""
+        return cls(plain["path"], bytes.fromhex(plain["key"]))
+
+
+class _Ask(Protocol):
+    def __call__(self, name: str, /, *arguments: Any) -> Any: ...
+
+
+class Member:
+    """One process's part in a run. `ask` carries a request to the hub."""
+
+    def __init__(self, ask: _Ask) -> None:
+        self._ask = ask
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """The value of that name, made by the first member that wants it; the others wait.
+
+        Raises the Lab3Error that making it raised, whoever made it. A value that goes to other processes is pickled.
+        """
+        what, value = self._ask("claim", name)
+        if what == "made":
+            return value  # type: ignore[no-any-return]
+        try:
+            value = make()
+        except Lab3Error as error:
+            self._ask("settle", name, None, error)
+            raise
+        except BaseException:
+            self._ask("give_up", name)
+            raise
+        self._ask("settle", name, value, None)
+        return value
+
+    @contextmanager
+    def server(self, spec: ServerSpec, *, keep: bool = True) -> Iterator[RunningServer]:
+        """The running server for the block, started if need be; with `keep` it stays until this member leaves.
+
+        Raises what `lab3.serve.ApiServer` raises, and ServerError if it died since it was started.
+        """
+        running: RunningServer = self._ask("attach", spec, keep)
+        try:
+            yield running
+        finally:
+            with suppress(Closed):
+                self._ask("detach", spec)
+
+    def peak(self, spec: ServerSpec) -> Reading:
+        """The most memory that a server which this member uses has held since it was ready."""
+        return self._ask("peak", spec)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def member_of(hub: Hub) -> Iterator[Member]:
+    """Take part in a hub of this process."""
+    number = hub.join()
+    try:
+        yield Member(lambda name, *arguments: _do(hub, number, name, arguments, gone=lambda: False))
+    finally:
+        hub.leave(number)
+
+
+@contextmanager
+def remote_member(address: Address) -> Iterator[Member]:
+    """Take part in another process's hub. Raises Closed if it is not there any more."""
+    lock = threading.Lock()
+    try:
+        connection = Client(address.path, family="AF_UNIX", authkey=address.key)
+    except (OSError, EOFError) as error:
+        raise Closed() from error
+
+    def ask(name: str, /, *arguments: Any) -> Any:
+        try:
+            with lock:
+                connection.send((name, arguments))
+                good, answer = connection.recv()
+        except (OSError, EOFError) as error:
+            raise Closed() from error
+        if not good:
+            raise answer
+        return answer
+
+    with connection:
+        yield Member(ask)
+
+
+class HubServer:
+    """A hub with a door: other processes reach it at `address` while the block runs."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._folder = Path(tempfile.mkdtemp(prefix="lab3-"))  # nobody else may enter, and the path is short enough
+        self.address = Address(str(self._folder / "hub"), os.urandom(32))
+        self._listener = Listener(self.address.path, family="AF_UNIX", backlog=64, authkey=self.address.key)
+        self._closed = False
+        self._thread = threading.Thread(target=self._accept, name="lab3-hub", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Nobody else can enter; those inside are served on. The socket is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(OSError, EOFError):  # `accept` does not notice that its socket is closed
+            Client(self.address.path, family="AF_UNIX", authkey=self.address.key).close()
+        self._thread.join(5)
+        self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection = self._listener.accept()
+            except Exception:  # a stranger without the key, or one that went at once
+                continue
+            if self._closed:
+                connection.close()
+                return
+            threading.Thread(target=self._serve, args=(connection,), name="lab3-member", daemon=True).start()
+
+    def _serve(self, connection: Connection[Any, Any]) -> None:
+        number = self._hub.join()
+
+        def gone() -> bool:  # a member that waits for its answer sends nothing: what can be read is the end
+            try:
+                return connection.poll(0)
+            except (OSError, EOFError):
+                return True
+
+        try:
+            while True:
+                name, arguments = connection.recv()
+                try:
+                    answer = (True, _do(self._hub, number, name, arguments, gone=gone))
+                except Lab3Error as error:
+                    answer = (False, error)
+                except Exception as error:  # a mistake of ours must not leave the member waiting
+                    answer = (False, InfraError(f"the hub failed: {type(error).__name__}: {error}"))
+                connection.send(answer)
+        except (OSError, EOFError):
+            pass
+        finally:
+            connection.close()
+            self._hub.leave(number)
+
+
+def _do(hub: Hub, number: int, name: str, arguments: tuple[Any, ...], *, gone: Callable[[], bool]) -> Any:
+    if name == "claim":
+        return hub.claim(number, *arguments, gone=gone)
+    if name == "settle":
+        value_name, value, error = arguments
+        return hub.settle(number, value_name, value, error)
+    if name == "give_up":
+        return hub.give_up(number, *arguments)
+    if name == "attach":
+        spec, keep = arguments
+        return hub.attach(number, spec, keep=keep, gone=gone)
+    if name == "detach":
+        return hub.detach(number, *arguments)
+    if name == "peak":
+        return hub.peak(*arguments)
+    raise InfraError(f"the hub knows no {name!r}")
