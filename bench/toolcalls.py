@@ -28,7 +28,7 @@ from bench.toolcall_cases import Case, ExpectedCall, Operation, held_out_cases
 from lab3.checks import numbers_in
 from lab3.errors import Lab3Error
 from lab3.funcall import Call, Tool, ToolRun, add, mul, run_tools
-from lab3.lab import environment
+from lab3.collect import environment
 from lab3.models import resolve
 from lab3.progress import Progress
 from lab3.quantize import quantize

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ToolFacts
@@ -25,9 +25,9 @@ PERPLEXITY_RATIO = 1.2
 KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
-    """The verdicts of all checks, in the rubric's order."""
-    return [verdict_of(check, evidence) for check in CHECKS]
+def judge(evidence: Evidence, checks: Sequence[Check] | None = None) -> list[Verdict]:
+    """The verdicts of all checks (by default the lab's), in their order."""
+    return [verdict_of(check, evidence) for check in (CHECKS if checks is None else checks)]
 
 
 def _decide(good: bool, *, yes: str, no: str, source: str, expected: Any = None, actual: Any = None) -> Finding:
@@ -195,7 +195,7 @@ def _memory_falls(evidence: Evidence) -> Finding:
 
 def _model_answers(evidence: Evidence) -> Finding:
     chat = _given(evidence.chat)
-    faults = []
+    faults = [chat.error] if chat.error else []
     if not chat.text.strip():
         faults.append("the answer is empty")
     if chat.finish_reason not in ("stop", "length"):
@@ -291,6 +291,8 @@ def _results_go_back(evidence: Evidence) -> Finding:
     ran = [t for t in runs if any(c.outcome == "ok" for c in t.calls)]
     if not ran:
         return Finding("unknown", "no call was executed, so there is no result to feed back", source="the transcript")
+    if any(t.results_returned is None for t in ran):
+        return Finding("unknown", "lab3 asked, so who returns results was not shown", source="the transcript")
     return _decide(
         all(t.results_returned and t.answer.strip() for t in ran),
         yes="each result went back to the model, and it answered",
@@ -312,11 +314,11 @@ CHECKS: tuple[Check, ...] = (
     Check("quantize.quality", 1, "The quantized model is about as good", "量化后模型质量基本保持", 5,
           "quantization", _quality_survives),
     Check("serve.kv_int4", 1, "The server's KV cache is int4", "服务的 KV 缓存为 int4", 15,
-          "quantized", _kv_cache_is_int4),
+          "quantized", _kv_cache_is_int4, also=("baseline", "quantization")),
     Check("serve.cache_ratio", 1, "The cache's share of memory is lowered", "已调低 KV 缓存的显存占比", 5,
           "quantized", _cache_ratio_is_lowered),
     Check("serve.memory", 1, "The quantized server takes less memory", "量化后服务占用显存更少", 15,
-          "quantized", _memory_falls),
+          "quantized", _memory_falls, also=("baseline", "quantization")),
     Check("chat.answer", 1, "The quantized model answers over the API", "量化后的模型通过 API 作答", 15,
           "chat", _model_answers),
     Check("tools.add", 2, "The model calls add", "模型调用 add", 4, "tools", _calls_function("add")),

@@ -49,8 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from lab3.lab import run_lab
     from lab3.report import build_report, write_report
 
-    server = {} if arguments.engine == "auto" else {"engine": arguments.engine}
-    evidence = run_lab(arguments.model, arguments.out, server=server, progress=_progress(arguments))
+    evidence = run_lab(arguments.model, arguments.out, engine=arguments.engine, progress=_progress(arguments))
     verdicts = judge(evidence)
     report = build_report(evidence, verdicts)
     write_report(report, arguments.out / "report.json")

@@ -6,7 +6,23 @@ A section that is None was not shown; `trouble` says why when that was not the s
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from lab3.protocol_facts import ProtocolFacts
+
+# Whose trouble it is. "subject": what is judged is broken; "not_shown": there is nothing to read it from.
+Fault = Literal["machine", "subject", "unknown", "not_shown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why a section of the evidence is missing."""
+
+    fault: Fault
+    kind: str  # of a diagnosis, such as "gpu_memory"
+    text: str  # what happened, why, what to do
+    command: str = ""  # that shows it again
+    log_tail: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +100,7 @@ class ChatFacts:
     total_tokens: int | None
     ttft_s: float | None
     tokens_per_second: float | None
+    error: str | None = None  # what was wrong with the answer, if it was no good one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +132,36 @@ class ToolFacts:
     expected_answer: float
     tool_choice: str
     calls: tuple[CallFacts, ...]
-    results_returned: bool  # a request with the results went back to the model
+    results_returned: bool | None  # a request with the results went back to the model; None: not the subject's doing
     answer: str
     outcome: str
+    content: str = ""  # what the model said beside its calls, in the first round
+    prompt_tokens: int | None = None  # of the first request
+    prompt_tokens_without_tools: int | None = None  # of the same request without tools
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFacts:
+    """One question asked many times at a temperature, each time with another seed."""
+
+    question: str
+    temperature: float
+    top_p: float
+    outcomes: tuple[str, ...]  # "right", or what was wrong
+
+    @property
+    def right(self) -> int:
+        """How often it was right."""
+        return self.outcomes.count("right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisFacts:
+    """What was looked at after a check failed."""
+
+    command: str  # that starts the server
+    log_tail: tuple[str, ...]
+    right_by_kv_bits: dict[str, bool] = field(default_factory=dict)  # "16", "8": the failed question, asked again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +177,10 @@ class Evidence:
     quantized: ServerFacts | None = None
     chat: ChatFacts | None = None
     tools: tuple[ToolFacts, ...] = ()
-    trouble: dict[str, str] = field(default_factory=dict)  # section → the infrastructure's trouble with it
+    samples: SampleFacts | None = None
+    protocol: ProtocolFacts | None = None
+    diagnosis: DiagnosisFacts | None = None
+    trouble: dict[str, Trouble] = field(default_factory=dict)  # section → why it is missing
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values; subject and environment stand beside the evidence in a report."""

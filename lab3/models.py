@@ -148,6 +148,15 @@ def read_config(folder: Path) -> ModelConfig:
         ) from error
 
 
+def kv_bytes_per_token(config: ModelConfig, bits: int) -> int:
+    """Bytes that one token takes in LMDeploy's KV cache: layers x KV heads x 2 x (head_dim x bits / 8 + scale, zero).
+
+    Scale and zero are two 16-bit numbers for each head and token, where the cache is quantized.
+    """
+    scale_and_zero = 0 if bits == 16 else 4
+    return config.layers * config.kv_heads * 2 * (config.head_dim * bits // 8 + scale_and_zero)
+
+
 @dataclass(frozen=True)
 class TensorFact:
     """One tensor of a safetensors file; `dtype` as the format spells it ("F16", "I32", ...)."""

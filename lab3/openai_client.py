@@ -53,7 +53,7 @@ def open_client(base_url: str, *, api_key: str = "none", timeout_s: float = 120.
 
     timeout = openai.Timeout(timeout_s, connect=min(timeout_s, 10.0))
     with openai.DefaultHttpxClient(
-        trust_env=not _is_this_machine(url),
+        trust_env=not is_this_machine(url),
         follow_redirects=False,
         verify=url.startswith("https:"),  # certificates cost 0.1 s to load, and plain http has none
         timeout=timeout,
@@ -100,7 +100,7 @@ def api_url(base_url: str) -> str:
     return url if url.endswith("/v1") else f"{url}/v1"
 
 
-def _is_this_machine(url: str) -> bool:
+def is_this_machine(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

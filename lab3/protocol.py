@@ -346,10 +346,9 @@ def _check(id: str, title: str, title_zh: str, judge: Callable[[ProtocolFacts], 
 
 
 def _facts(evidence: Evidence) -> ProtocolFacts:
-    facts = getattr(evidence, "protocol", None)
-    if not isinstance(facts, ProtocolFacts):
+    if evidence.protocol is None:
         raise ValueError("a check was asked to judge a section that is missing")
-    return facts
+    return evidence.protocol
 
 
 # fmt: off

@@ -33,7 +33,7 @@ LMDEPLOY_LACKS: dict[str, str] = {
     "parallel_calls": "the embedded model was trained to make one call a turn; LMDeploy's parser would take more",
     "validates_roles": "LMDeploy takes any role that the chat template renders",
 }
-LMDEPLOY_CAPABILITIES = ALL_CAPABILITIES - LMDEPLOY_LACKS.keys()
+LMDEPLOY_CAPABILITIES = ALL_CAPABILITIES - frozenset(LMDEPLOY_LACKS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lab3.openai_client import _is_this_machine, api_url, clean, excerpt
+from lab3.openai_client import api_url, clean, excerpt, is_this_machine
 from lab3.progress import Progress, silent
 from lab3.protocol_facts import ALL_CAPABILITIES, Exchange, ProtocolFacts
 
@@ -229,7 +229,7 @@ class _Asker:
             request.headers["Authorization"] = f"Bearer {api_key}".encode()  # type: ignore[assignment]
             return request
 
-        session.trust_env = not _is_this_machine(url)
+        session.trust_env = not is_this_machine(url)
         session.auth = authorize  # so that requests takes none from a .netrc
         # A connection for each request: one that the server just closed would look like a broken answer.
         session.headers.update({"User-Agent": "lab3", "Accept-Encoding": "identity", "Connection": "close"})

@@ -34,6 +34,7 @@ class Check:
     section: str  # the section of the Evidence without which there is nothing to judge
     judge: Callable[[Evidence], Finding]
     required: bool = True
+    also: tuple[str, ...] = ()  # sections that the judgement takes into account where they are shown
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Verdict:
 
 
 def verdict_of(check: Check, evidence: Evidence) -> Verdict:
-    """The check's verdict; unknown where its section is missing, with the machine's trouble as the reason."""
+    """The check's verdict. Where its section is missing it is unknown, or a fail if that is the subject's own fault."""
     if not getattr(evidence, check.section):
         trouble = evidence.trouble.get(check.section)
-        found = Finding("unknown", trouble or "no evidence of this step", source=check.section)
+        status: Status = "fail" if trouble and trouble.fault == "subject" else "unknown"
+        found = Finding(status, trouble.text if trouble else "no evidence of this step", source=check.section)
     else:
         found = check.judge(evidence)
     return Verdict(

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab3.errors import UsageError
-from lab3.lab import kv_bytes_per_token
-from lab3.models import ModelConfig, model_tensors, read_config, resolve, weight_files
+from lab3.models import ModelConfig, kv_bytes_per_token, model_tensors, read_config, resolve, weight_files
 from lab3.nvml import MIB
 from lab3.quantize import folder_bytes, predict_weight_bytes
 

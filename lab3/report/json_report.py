@@ -33,7 +33,8 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # Half of a surrogate pair, which a server may send, is written as JSON escapes it.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(report, file, ensure_ascii=False, indent=2)
             file.write("\n")
         Path(name).chmod(0o644)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lab3 import funcall, lab, vram
+from lab3 import collect, funcall, vram
 from lab3.chat import chat
-from lab3.lab import kv_bytes_per_token, kv_tokens
-from lab3.models import read_config
+from lab3.collect import kv_tokens
+from lab3.models import kv_bytes_per_token, read_config
 from lab3.quantize import QuantizeResult, quantize
 from lab3.serve import ApiServer
 
@@ -72,7 +72,7 @@ def test_the_embedded_model_answers_and_calls(request: pytest.FixtureRequest, we
     folder: Path = request.getfixturevalue("embedded_model" if weights == "plain" else "quantized_model")
     with ApiServer(folder, kv_bits=4, cache_ratio=0.2, engine="pytorch") as server:
         reply = chat(QUESTION, base_url=server.base_url, stream=True, max_tokens=48, temperature=0.0)
-        run = funcall.run_tools(lab.TOOL_QUESTION, base_url=server.base_url, temperature=0.0)
+        run = funcall.run_tools(collect.TOOL_QUESTION, base_url=server.base_url, temperature=0.0)
         tokens = kv_tokens(server.base_url)
     assert "Berlin" in reply.text
     assert [(c.name, c.result) for c in run.calls] == [("add", 8), ("mul", 16)], run.to_dict()

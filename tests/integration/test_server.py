@@ -12,13 +12,13 @@ import pytest
 import requests
 from openai import OpenAI
 
-from lab3 import funcall, lab, vram
+from lab3 import collect, funcall, vram
 from lab3.chat import chat
 from lab3.checks import CHECKS, judge, numbers_in
+from lab3.collect import kv_tokens
 from lab3.errors import UsageError
 from lab3.evidence import Evidence
-from lab3.lab import kv_bytes_per_token, kv_tokens
-from lab3.models import model_tensors, read_config
+from lab3.models import kv_bytes_per_token, model_tensors, read_config
 from lab3.quantize import quantize
 from lab3.serve import ApiServer
 
@@ -163,7 +163,7 @@ def test_a_client_that_hangs_up_frees_the_cache(plain_server: ApiServer):
 @pytest.mark.parametrize("stream", [False, True])
 def test_it_adds_then_multiplies_by_its_own_choice(quantized_server: ApiServer, style: funcall.Style, stream: bool):
     run = funcall.run_tools(
-        lab.TOOL_QUESTION, base_url=quantized_server.base_url, style=style, stream=stream, temperature=0.0
+        collect.TOOL_QUESTION, base_url=quantized_server.base_url, style=style, stream=stream, temperature=0.0
     )
     made = [(call.name, call.arguments, call.outcome, call.result) for call in run.calls]
     assert made == [("add", {"a": 3, "b": 5}, "ok", 8), ("mul", {"a": 8, "b": 2}, "ok", 16)]
@@ -182,7 +182,7 @@ def test_it_calls_nothing_where_nothing_fits(quantized_server: ApiServer, questi
 
 
 def test_the_lab_s_own_question_is_judged_well(quantized_server: ApiServer):
-    asked = lab.ask_with_tools(quantized_server)
+    asked = collect.ask_with_tools(quantized_server.base_url)
     assert asked.tool_choice == "auto"
     verdicts = judge(Evidence(subject="reference", model="embedded", tools=(asked,)))
     assert {v.id: v.status for v in verdicts if v.task == 2} == {c.id: "pass" for c in CHECKS if c.task == 2}

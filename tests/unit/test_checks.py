@@ -18,6 +18,7 @@ from lab3.evidence import (
     ServerFacts,
     StructureFacts,
     ToolFacts,
+    Trouble,
 )
 
 BASELINE = ServerFacts(
@@ -193,6 +194,7 @@ MUTANTS = [
     ("the server aborted", with_chat(finish_reason="abort"), {"chat.answer"}),
     ("usage does not add up", with_chat(total_tokens=45), {"chat.answer"}),
     ("usage counts nothing", with_chat(prompt_tokens=0, completion_tokens=0, total_tokens=0), {"chat.answer"}),
+    ("the server refused", with_chat(error="refused the request (400)"), {"chat.answer"}),
     ("no usage", with_chat(prompt_tokens=None), {"chat.answer"}),
     *(
         mutant
@@ -269,10 +271,18 @@ def test_every_check_has_a_title_in_both_languages():
         assert any("\u4e00" <= letter <= "\u9fff" for letter in verdict.title_zh)
 
 
-def test_trouble_with_the_machine_is_the_reason_of_the_unknown():
-    evidence = replace(GOOD, chat=None, trouble={"chat": "the server died: out of memory"})
+@pytest.mark.parametrize("fault", ["machine", "unknown", "not_shown"])
+def test_trouble_with_the_machine_is_the_reason_of_the_unknown(fault):
+    trouble = Trouble(fault=fault, kind="gpu_memory", text="the server died: out of memory")
+    evidence = replace(GOOD, chat=None, trouble={"chat": trouble})
     verdict = next(v for v in judge(evidence) if v.id == "chat.answer")
     assert (verdict.status, verdict.points, verdict.reason) == ("unknown", 0, "the server died: out of memory")
+
+
+def test_a_subject_that_is_broken_itself_fails():
+    trouble = Trouble(fault="subject", kind="missing_weights", text="the weights are cut short")
+    verdict = next(v for v in judge(replace(GOOD, chat=None, trouble={"chat": trouble})) if v.id == "chat.answer")
+    assert (verdict.status, verdict.reason) == ("fail", "the weights are cut short")
 
 
 def test_servers_measured_on_different_devices_are_not_compared():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab3 import cli
-from lab3.evidence import Evidence
+from lab3.evidence import Evidence, Trouble
 from tests.unit.test_checks import GOOD, with_server
 
 
@@ -65,6 +65,9 @@ def test_no_server_is_trouble_with_the_machine_and_exits_3():
     assert told["error"]["todo"]
 
 
+NO_SERVER = Trouble(fault="machine", kind="machine", text="no server")
+
+
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch):
     """`lab3 run` with its evidence given: what it makes of it is what is tested here."""
@@ -80,7 +83,7 @@ def lab(monkeypatch: pytest.MonkeyPatch):
     [
         (GOOD, 0),
         (with_server(cache_ratio=0.8), 1),
-        (replace(GOOD, chat=None, tools=(), trouble={"chat": "no server", "tools": "no server"}), 3),
+        (replace(GOOD, chat=None, tools=(), trouble={"chat": NO_SERVER, "tools": NO_SERVER}), 3),
     ],
     ids=["good", "failed", "trouble"],
 )

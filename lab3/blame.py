@@ -1,0 +1,119 @@
+"""Whose a failure is: the machine's, the server's, the model's or the KV cache's, in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lab3.evidence import Evidence, ToolFacts
+from lab3.verdicts import Verdict
+
+Whose = Literal["machine", "server", "model", "kv_cache", "subject", "unknown"]
+
+# How models begin a tool call, by the parsers of LMDeploy 0.18 (lmdeploy/serve/parsers): seen in the text of an
+# answer, they mean that nobody parsed it.
+CALL_MARKERS = (
+    "<|action_start|>",
+    "<|plugin|>",
+    "<tool_call>",
+    "<|tool_calls_begin|>",
+    "<|python_tag|>",
+    "[TOOL_CALLS]",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blame:
+    """`text` is one sentence on the cause and one on what to do; `command` shows the failure again."""
+
+    whose: Whose
+    kind: str
+    text: str
+    command: str = ""
+    log_tail: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.whose}: {self.text} ({self.kind})"]
+        lines += [f"to reproduce: {self.command}"] if self.command else []
+        return "\n".join([*lines, *(f"  | {line}" for line in self.log_tail)])
+
+
+def blame(verdict: Verdict, section: str, evidence: Evidence) -> Blame | None:
+    """Whose failure or trouble the verdict of a check of `section` is; None where nothing went wrong."""
+    trouble = evidence.trouble.get(section)
+    if trouble is not None and trouble.fault != "not_shown":
+        whose: Whose = "subject" if trouble.fault == "subject" else trouble.fault
+        return Blame(
+            whose=whose, kind=trouble.kind, text=trouble.text, command=trouble.command, log_tail=trouble.log_tail
+        )
+    if verdict.status != "fail":
+        return None
+    looked = evidence.diagnosis
+    command, log = (looked.command, looked.log_tail) if looked else ("", ())
+    whose, kind, text = _cause(section, evidence)
+    return Blame(whose=whose, kind=kind, text=text, command=command, log_tail=log)
+
+
+def _cause(section: str, evidence: Evidence) -> tuple[Whose, str, str]:
+    if section == "tools" and (found := next(filter(None, map(_cause_on_the_wire, evidence.tools)), None)):
+        return found
+    right = evidence.diagnosis.right_by_kv_bits if evidence.diagnosis else {}
+    if section in ("tools", "samples") and right:
+        good = sorted((int(bits) for bits, is_right in right.items() if is_right))
+        if good:
+            return (
+                "kv_cache",
+                "kv_int4",
+                f"asked again with a KV cache of {good[0]} bits the model calls right: int4 costs it the calls; "
+                "serve it with --quant-policy 8, or choose a model whose keys bear int4",
+            )
+        told = " and ".join(sorted(right))
+        return (
+            "model",
+            "model_ability",
+            f"with a KV cache of {told} bits it is wrong as well, so it is not the cache; "
+            "ask the unquantized model to see whether the weights' quantization is at fault",
+        )
+    if section == "chat" and evidence.chat and evidence.chat.error:
+        return "server", "bad_answer", f"the server's answer is no good one: {evidence.chat.error}; read its log"
+    if section == "protocol":
+        return "server", "protocol", "the server does not keep to the OpenAI protocol here; compare its version"
+    return "subject", "as_found", "what was found is not what the lab asks for; the reason above says how"
+
+
+def _cause_on_the_wire(asked: ToolFacts) -> tuple[Whose, str, str] | None:
+    if asked.outcome == "refused":
+        return (
+            "server",
+            "tools_refused",
+            f"the server refuses requests with tools ({asked.answer}); start it with --tool-call-parser",
+        )
+    if asked.outcome == "malformed":
+        return "server", "malformed", f"the answer is not the OpenAI API's: {asked.answer}; look at the server's log"
+    if asked.prompt_tokens is not None and asked.prompt_tokens == asked.prompt_tokens_without_tools:
+        return (
+            "model",
+            "template_without_tools",
+            "the prompt has as many tokens with tools as without, so the chat template does not show them; "
+            "put a chat_template.jinja that renders tools into the model folder",
+        )
+    marker = next((each for each in CALL_MARKERS if each in f"{asked.content}\n{asked.answer}"), None)
+    if marker is not None:
+        return (
+            "server",
+            "call_not_parsed",
+            f"the model wrote a call ({marker} is in its text) that the server did not parse; "
+            "start it with the --tool-call-parser of this model, internlm for InternLM2.5",
+        )
+    bad = next((call for call in asked.calls if call.outcome in ("not_json", "not_an_object")), None)
+    if bad is not None:
+        return (
+            "model",
+            "arguments_not_json",
+            f"the arguments of {bad.name} are no JSON object: {bad.arguments_json[:100]}; nothing was run",
+        )
+    return None
