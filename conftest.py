@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
 
 if TYPE_CHECKING:
     from lab3.quantize import QuantizeResult
+
+pytest_plugins = ["lab3.pytest_plugin"]
 
 # A card of this size is enough for the embedded model, and several servers fit into one machine beside each other.
 os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
@@ -43,23 +43,13 @@ def embedded_base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def quantization(embedded_model: Path, shared_folder: Path) -> QuantizeResult:
+def quantization(embedded_model: Path, quantized_model: Callable[..., QuantizeResult]) -> QuantizeResult:
     """The embedded model quantized by lab3 with its defaults, once for the run."""
-    from lab3.quantize import QuantizeResult, quantize
-
-    record = shared_folder / "quantization.json"
-    with FileLock(f"{record}.lock"):
-        if not record.exists():
-            (shared_folder / "quantized").mkdir()
-            result = quantize(embedded_model, shared_folder / "quantized" / "awq")
-            record.write_text(json.dumps(result.to_dict()))
-    told = json.loads(record.read_text())
-    told |= {"source": Path(told["source"]), "out": Path(told["out"]), "notices": tuple(told["notices"])}
-    return QuantizeResult(**{field.name: told[field.name] for field in dataclasses.fields(QuantizeResult)})
+    return quantized_model(embedded_model)
 
 
 @pytest.fixture(scope="session")
-def quantized_model(quantization: QuantizeResult) -> Path:
+def w4a16(quantization: QuantizeResult) -> Path:
     """The folder of `quantization`."""
     return quantization.out
 

@@ -26,9 +26,9 @@ from typing import Any, Literal, NamedTuple
 
 from bench.toolcall_cases import Case, ExpectedCall, Operation, held_out_cases
 from lab3.checks import numbers_in
+from lab3.collect import environment
 from lab3.errors import Lab3Error
 from lab3.funcall import Call, Tool, ToolRun, add, mul, run_tools
-from lab3.collect import environment
 from lab3.models import resolve
 from lab3.progress import Progress
 from lab3.quantize import quantize

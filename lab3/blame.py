@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
 from lab3.evidence import Evidence, ToolFacts
-from lab3.verdicts import Verdict
+from lab3.verdicts import Blame, Verdict, Whose
 
-Whose = Literal["machine", "server", "model", "kv_cache", "subject", "unknown"]
+__all__ = ["CALL_MARKERS", "Blame", "blame"]
 
 # How models begin a tool call, by the parsers of LMDeploy 0.18 (lmdeploy/serve/parsers): seen in the text of an
 # answer, they mean that nobody parsed it.
@@ -20,26 +17,6 @@ CALL_MARKERS = (
     "<|python_tag|>",
     "[TOOL_CALLS]",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blame:
-    """`text` is one sentence on the cause and one on what to do; `command` shows the failure again."""
-
-    whose: Whose
-    kind: str
-    text: str
-    command: str = ""
-    log_tail: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.whose}: {self.text} ({self.kind})"]
-        lines += [f"to reproduce: {self.command}"] if self.command else []
-        return "\n".join([*lines, *(f"  | {line}" for line in self.log_tail)])
 
 
 def blame(verdict: Verdict, section: str, evidence: Evidence) -> Blame | None:

@@ -22,7 +22,9 @@ SIZE_TOLERANCE = 0.01
 # LMDeploy's AWQ costs the embedded model 9% (bench/RESULTS.md) and larger ones less; a broken folder is off by orders
 # of magnitude.
 PERPLEXITY_RATIO = 1.2
-KV_TOLERANCE = 0.25  # int4 takes 53% of int8's bytes and 28% of fp16's: a quarter off is still told apart
+# int4 takes 53% of int8's bytes and 28% of fp16's: a third off is still told apart. On the CPU the pages of libraries
+# that another server maps too count half (PSS), which was seen to be 14% of a small pool.
+KV_TOLERANCE = 0.35
 
 
 def judge(evidence: Evidence, checks: Sequence[Check] | None = None) -> list[Verdict]:

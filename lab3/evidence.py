@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from lab3.protocol_facts import ProtocolFacts
 
+SHARED = "evidence of "  # begins the names by which the processes of a run share sections
+
 # Whose trouble it is. "subject": what is judged is broken; "not_shown": there is nothing to read it from.
 Fault = Literal["machine", "subject", "unknown", "not_shown"]
 
@@ -23,6 +25,10 @@ class Trouble:
     text: str  # what happened, why, what to do
     command: str = ""  # that shows it again
     log_tail: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [self.text, *([f"  to reproduce: {self.command}"] if self.command else [])]
+        return "\n".join([*lines, *(f"    | {line}" for line in self.log_tail)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +162,15 @@ class SampleFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScriptFacts:
+    """A Python file of a submission, as read and not run."""
+
+    path: str
+    role: Literal["chat", "tools", "none"]  # what it asks a server for
+    fault: str  # why it could not be read, "" if it could
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiagnosisFacts:
     """What was looked at after a check failed."""
 
@@ -180,6 +195,7 @@ class Evidence:
     samples: SampleFacts | None = None
     protocol: ProtocolFacts | None = None
     diagnosis: DiagnosisFacts | None = None
+    scripts: tuple[ScriptFacts, ...] = ()
     trouble: dict[str, Trouble] = field(default_factory=dict)  # section → why it is missing
 
     def to_dict(self) -> dict[str, Any]:

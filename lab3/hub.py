@@ -114,7 +114,7 @@ class Hub:
     def __init__(
         self, *, folder: Path | None = None, make: MakeServer = make_server, progress: Progress = silent
     ) -> None:
-        self._folder, self._make, self._progress = folder, make, progress
+        self._folder, self._make, self.progress = folder, make, progress
         self._changed = threading.Condition()
         self._members = 0
         self._values: dict[str, _Value] = {}
@@ -288,7 +288,7 @@ class Hub:
         def progress(message: str, *, done: float | None = None, total: float | None = None) -> None:
             if unwanted():
                 raise Closed()
-            self._progress(message, done=done, total=total)
+            self.progress(message, done=done, total=total)
 
         log_path = self._folder / f"{spec.label}.log" if self._folder else None
         with ExitStack() as held:

@@ -80,6 +80,11 @@ class Member:
             with suppress(Closed):
                 self._ask("detach", spec)
 
+    def progress(self, message: str, *, done: float | None = None, total: float | None = None) -> None:
+        """Say it where the run's user sees it."""
+        with suppress(Closed):
+            self._ask("say", message, done, total)
+
     def peak(self, spec: ServerSpec) -> Reading:
         """The most memory that a server which this member uses has held since it was ready."""
         return self._ask("peak", spec)  # type: ignore[no-any-return]
@@ -200,6 +205,9 @@ def _do(hub: Hub, number: int, name: str, arguments: tuple[Any, ...], *, gone: C
         return hub.attach(number, spec, keep=keep, gone=gone)
     if name == "detach":
         return hub.detach(number, *arguments)
+    if name == "say":
+        message, done, total = arguments
+        return hub.progress(message, done=done, total=total)
     if name == "peak":
         return hub.peak(*arguments)
     raise InfraError(f"the hub knows no {name!r}")

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     asked_to_stop = _on_sigterm()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        family = _Family(subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_guard).pid)
+        family = _Family(subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent).pid)
     except OSError as error:
         sys.stderr.write(f"lab3: cannot run {command[0]}: {error}\n")
         return 127
@@ -103,8 +103,8 @@ def _on_sigterm() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _die_with_guard() -> None:
-    """In the child, before it becomes the command: should the guard itself be killed, go too."""
+def die_with_parent() -> None:
+    """Have this process killed when the thread that started it ends, however that ends. Linux only."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -15,12 +15,14 @@ from typing import Any, Literal
 from lab3 import collect
 from lab3.errors import InfraError, UsageError
 from lab3.evidence import (
+    SHARED,
     ChatFacts,
     DiagnosisFacts,
     Evidence,
     Fault,
     QuantizationFacts,
     SampleFacts,
+    ScriptFacts,
     ServerFacts,
     StructureFacts,
     ToolFacts,
@@ -57,6 +59,7 @@ class Subject(ABC):
     capabilities: frozenset[str] = LMDEPLOY_CAPABILITIES
     progress: Progress = silent
     name: str = field(init=False, default="")
+    mistakes: Literal["user", "subject"] = field(init=False, default="user")  # whose a UsageError is
 
     def evidence(self, *sections: str) -> Evidence:
         """The evidence with these sections; what could not be gathered is missing, with the trouble that it had.
@@ -66,12 +69,17 @@ class Subject(ABC):
         found = Evidence(subject=self.name, model=self.model, environment=self.member.once("environment", _environment))
         for section in sections:
             try:
-                gathered = self.member.once(f"evidence of {section}", getattr(self, section))
+                gathered = self.member.once(SHARED + section, getattr(self, section))
             except NotShown as error:
                 trouble = Trouble(fault="not_shown", kind="not_shown", text=str(error))
                 found = replace(found, trouble={**found.trouble, section: trouble})
             except InfraError as error:
                 found = replace(found, trouble={**found.trouble, section: trouble_of(error)})
+            except UsageError as error:
+                if self.mistakes == "user":
+                    raise
+                trouble = Trouble(fault="subject", kind="unusable", text=str(error))
+                found = replace(found, trouble={**found.trouble, section: trouble})
             else:
                 found = replace(found, **{section: gathered})
         return found
@@ -122,6 +130,10 @@ class Subject(ABC):
         with self._talking() as wire:
             return probe(capabilities=self.capabilities, progress=self.progress, **wire)
 
+    def scripts(self) -> tuple[ScriptFacts, ...]:
+        """The Python files that were handed in."""
+        raise NotShown(self._lacking("scripts"))
+
     def diagnosis(self) -> DiagnosisFacts:
         """What tells whose fault a failed answer is."""
         raise NotShown(self._lacking("the server's log"))
@@ -136,7 +148,7 @@ class Subject(ABC):
 
 
 @dataclass
-class _Served(Subject):
+class ServedSubject(Subject):
     """A subject whose model lab3 serves itself."""
 
     engine: Engine | Literal["auto"] = "auto"
@@ -184,7 +196,7 @@ class _Served(Subject):
 
 
 @dataclass
-class Reference(_Served):
+class Reference(ServedSubject):
     """The lab as lab3 does it with `model` (a name, a path or a hub id); `quantize` makes the W4A16 folder of one."""
 
     quantize: Quantize | None = None

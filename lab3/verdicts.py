@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lab3.evidence import Evidence
 
 Status = Literal["pass", "fail", "unknown"]
+Whose = Literal["machine", "server", "model", "kv_cache", "subject", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,26 @@ class Check:
     also: tuple[str, ...] = ()  # sections that the judgement takes into account where they are shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blame:
+    """`text` is one sentence on the cause and one on what to do; `command` shows the failure again."""
+
+    whose: Whose
+    kind: str
+    text: str
+    command: str = ""
+    log_tail: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.whose}: {self.text} ({self.kind})"]
+        lines += [f"to reproduce: {self.command}"] if self.command else []
+        return "\n".join([*lines, *(f"  | {line}" for line in self.log_tail)])
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A check's finding with its points; the line of a report."""
@@ -53,10 +74,18 @@ class Verdict:
     actual: Any
     source: str
     required: bool
+    blame: Blame | None = None  # whose failure or trouble it is
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
+        """The verdict again, from `to_dict` that has been through JSON."""
+        found = told.get("blame")
+        blame = Blame(**{**found, "log_tail": tuple(found["log_tail"])}) if found else None
+        return cls(**{**told, "blame": blame})
 
 
 def verdict_of(check: Check, evidence: Evidence) -> Verdict:

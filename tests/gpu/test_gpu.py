@@ -69,7 +69,7 @@ def test_the_embedded_model_answers_on_turbomind(embedded_model: Path, kv_bits: 
 
 @pytest.mark.parametrize("weights", ["plain", "w4a16"])
 def test_the_embedded_model_answers_and_calls(request: pytest.FixtureRequest, weights: str):
-    folder: Path = request.getfixturevalue("embedded_model" if weights == "plain" else "quantized_model")
+    folder: Path = request.getfixturevalue("embedded_model" if weights == "plain" else "w4a16")
     with ApiServer(folder, kv_bits=4, cache_ratio=0.2, engine="pytorch") as server:
         reply = chat(QUESTION, base_url=server.base_url, stream=True, max_tokens=48, temperature=0.0)
         run = funcall.run_tools(collect.TOOL_QUESTION, base_url=server.base_url, temperature=0.0)
@@ -81,10 +81,10 @@ def test_the_embedded_model_answers_and_calls(request: pytest.FixtureRequest, we
     assert tokens * kv_bytes_per_token(read_config(folder), 4) < 0.2 * vram.devices()[0].total_mib * 2**20
 
 
-def test_auto_chooses_the_gpus_engines(embedded_model: Path, quantized_model: Path):
+def test_auto_chooses_the_gpus_engines(embedded_model: Path, w4a16: Path):
     """TurboMind has AWQ for group size 128 alone; the embedded model has 64."""
     chosen = {}
-    for name, folder in (("plain", embedded_model), ("w4a16", quantized_model)):
+    for name, folder in (("plain", embedded_model), ("w4a16", w4a16)):
         with ApiServer(folder, cache_ratio=0.1) as server:
             chosen[name] = server.engine
     assert chosen == {"plain": "turbomind", "w4a16": "pytorch"}

@@ -18,7 +18,7 @@ def plain_server(embedded_model: Path) -> Iterator[ApiServer]:
 
 
 @pytest.fixture(scope="package")
-def quantized_server(quantized_model: Path) -> Iterator[ApiServer]:
+def quantized_server(w4a16: Path) -> Iterator[ApiServer]:
     """The lab's server: W4A16 and an int4 KV cache."""
-    with ApiServer(quantized_model, kv_bits=4, cache_ratio=0.3) as server:
+    with ApiServer(w4a16, kv_bits=4, cache_ratio=0.3) as server:
         yield server

@@ -25,8 +25,8 @@ def ask(*arguments: str) -> dict:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(quantized_model: Path, tmp_path: Path, end):
-    command = [*LAB3, "serve", str(quantized_model), "--kv-bits", "4", "--cache-ratio", "0.3", "--port", "0", "--json"]
+def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(w4a16: Path, tmp_path: Path, end):
+    command = [*LAB3, "serve", str(w4a16), "--kv-bits", "4", "--cache-ratio", "0.3", "--port", "0", "--json"]
     with (
         (tmp_path / "progress").open("w") as progress,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=progress, text=True, env=dict(os.environ)) as serving,
@@ -52,8 +52,8 @@ def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(quantized
     assert "ready" in (tmp_path / "progress").read_text()
 
 
-def test_chat_and_funcall_start_a_server_of_their_own_and_end_it(quantized_model: Path, tmp_path: Path):
-    model = ("--model", str(quantized_model), "--temperature", "0")
+def test_chat_and_funcall_start_a_server_of_their_own_and_end_it(w4a16: Path, tmp_path: Path):
+    model = ("--model", str(w4a16), "--temperature", "0")
     reply = _ask_and_watch(tmp_path, "chat", "What is the capital of Germany?", *model)
     assert "Berlin" in reply["text"]
     run = _ask_and_watch(tmp_path, "funcall", "What is 8 * 2?", *model)

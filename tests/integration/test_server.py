@@ -240,7 +240,7 @@ def test_int4_holds_almost_four_times_the_tokens_of_fp16(plain_server: ApiServer
     assert quantized / plain > 128 / 36 * 0.95
 
 
-def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_model: Path, quantized_model: Path):
+def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_model: Path, w4a16: Path):
     """With KV pools of the same bytes, so that nothing but the weights can make the difference."""
 
     def engine_mib(folder: Path) -> int:
@@ -250,9 +250,9 @@ def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_m
             return meter.last.used_mib
 
     saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(
-        t.size_bytes for t in model_tensors(quantized_model)
+        t.size_bytes for t in model_tensors(w4a16)
     )
-    assert engine_mib(embedded_model) - engine_mib(quantized_model) >= saved / 2**20 / 2
+    assert engine_mib(embedded_model) - engine_mib(w4a16) >= saved / 2**20 / 2
 
 
 def test_a_stopped_server_leaves_no_process_and_no_port(embedded_model: Path):
