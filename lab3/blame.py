@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from lab3.evidence import Evidence, ToolFacts
+from lab3.serve_flags import QUANT_POLICY
 from lab3.verdicts import Blame, Verdict, Whose
 
 __all__ = ["CALL_MARKERS", "Blame", "blame"]
 
-# How models begin a tool call, by the parsers of LMDeploy 0.18 (lmdeploy/serve/parsers): seen in the text of an
-# answer, they mean that nobody parsed it.
+# How models begin a tool call, by the parsers of LMDeploy 0.18 (lmdeploy/serve/parsers/tool_parser): seen in the text
+# of an answer, they mean that nobody parsed it.
 CALL_MARKERS = (
-    "<|action_start|>",
+    "<|action_start|>",  # internlm, intern-s1
     "<|plugin|>",
-    "<tool_call>",
-    "<|tool_calls_begin|>",
-    "<|python_tag|>",
-    "[TOOL_CALLS]",
+    "<tool_call>",  # qwen, glm47, interns2-preview
+    "<|python_tag|>",  # llama3
+    "<|tool_calls_section_begin|>",  # kimi-k2
+    "<｜DSML｜",  # deepseek
 )
 
 
@@ -46,9 +47,9 @@ def _cause(section: str, evidence: Evidence) -> tuple[Whose, str, str]:
                 "kv_cache",
                 "kv_int4",
                 f"asked again with a KV cache of {good[0]} bits the model calls right: int4 costs it the calls; "
-                "serve it with --quant-policy 8, or choose a model whose keys bear int4",
+                f"serve it with --quant-policy {QUANT_POLICY[good[0]]}, or choose a model whose keys bear int4",
             )
-        told = " and ".join(sorted(right))
+        told = " and ".join(sorted(right, key=int))
         return (
             "model",
             "model_ability",

@@ -6,6 +6,7 @@ that dies is as one that left: what it was making is made by another, and a serv
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import Counter
@@ -121,6 +122,7 @@ class Hub:
         self._slots: dict[ServerSpec, _Slot] = {}
         self._closed = False
         self._stops: list[threading.Thread] = []
+        self._log_numbers = itertools.count(1)  # unlike specs may have one label
 
     def join(self) -> int:
         """A new member's number."""
@@ -148,8 +150,8 @@ class Hub:
             while any(slot.state in ("starting", "stopping") for slot in self._slots.values()):
                 self._changed.wait(_POLL_S)
             for slot in self._slots.values():
-                slot.users.clear()
-                slot.keepers.clear()
+                for members in (slot.users, slot.keepers, slot.waiting):
+                    members.clear()
         self._stop_unwanted()
         for thread in self._stops:
             thread.join()
@@ -216,12 +218,14 @@ class Hub:
                     self._check_alive(slot)
                     return self._taken(slot, slot.running, member, keep=keep)
                 slot.waiting.add(member)
-                self._changed.wait(_POLL_S)
-                slot.waiting.discard(member)
+                try:
+                    self._changed.wait(_POLL_S)
+                finally:
+                    slot.waiting.discard(member)
             self._check_open(gone)
             slot = self._slots[spec] = _Slot()
         try:
-            running = self._start(slot, spec, unwanted=lambda: self._closed or (gone() and not slot.waiting))
+            running = self._start(slot, spec, unwanted=lambda: self._unwanted(slot, gone))
         except Lab3Error as error:
             with self._changed:
                 if isinstance(error, Closed):
@@ -265,6 +269,10 @@ class Hub:
         if self._closed or gone():
             raise Closed()
 
+    def _unwanted(self, slot: _Slot, gone: Callable[[], bool]) -> bool:
+        with self._changed:
+            return self._closed or (gone() and not slot.waiting)
+
     def _check_alive(self, slot: _Slot) -> None:
         """Raise what killed it; it is not started again, since its death is a finding."""
         if slot.error is not None:
@@ -290,10 +298,12 @@ class Hub:
                 raise Closed()
             self.progress(message, done=done, total=total)
 
-        log_path = self._folder / f"{spec.label}.log" if self._folder else None
+        log_path = self._folder / f"{spec.label}-{next(self._log_numbers)}.log" if self._folder else None
         with ExitStack() as held:
             env = held.enter_context(self._leased(spec, progress))
-            server = held.enter_context(self._make(spec, env=env, log_path=log_path, progress=progress))
+            server = self._make(spec, env=env, log_path=log_path, progress=progress)
+            held.push(server)  # first: one that is unwanted just when it is ready is to be stopped, too
+            server.start()
             slot.meter = held.enter_context(_metered(server, env))
             slot.server = server
             slot.held = held.pop_all()
@@ -337,7 +347,7 @@ class Hub:
             unwanted = {
                 spec: slot
                 for spec, slot in self._slots.items()
-                if slot.state == "up" and not slot.keepers and not slot.users.total()
+                if slot.state == "up" and not slot.keepers and not slot.users.total() and not slot.waiting
             }
             for slot in unwanted.values():
                 slot.state = "stopping"

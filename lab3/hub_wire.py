@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from lab3.hub import Closed, Hub, RunningServer, ServerSpec
 from lab3.vram import Reading
 
 T = TypeVar("T")
+_TEMP = "/tmp"  # a socket's path has at most 107 bytes on Linux and 103 on macOS, and $TMPDIR may be long
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ class Member:
             return value  # type: ignore[no-any-return]
         try:
             value = make()
+            self._ask("settle", name, value, None)
         except Lab3Error as error:
             self._ask("settle", name, None, error)
             raise
         except BaseException:
             self._ask("give_up", name)
             raise
-        self._ask("settle", name, value, None)
         return value
 
     @contextmanager
@@ -110,12 +112,17 @@ def remote_member(address: Address) -> Iterator[Member]:
         raise Closed() from error
 
     def ask(name: str, /, *arguments: Any) -> Any:
-        try:
-            with lock:
-                connection.send((name, arguments))
-                good, answer = connection.recv()
-        except (OSError, EOFError) as error:
-            raise Closed() from error
+        request = pickle.dumps((name, arguments))
+        with lock:
+            try:
+                connection.send_bytes(request)
+                reply = connection.recv_bytes()
+            except (OSError, EOFError) as error:
+                raise Closed() from error
+            except BaseException:  # a test's time-out: the next request must not get this one's answer
+                connection.close()
+                raise
+        good, answer = pickle.loads(reply)
         if not good:
             raise answer
         return answer
@@ -129,7 +136,7 @@ class HubServer:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._folder = Path(tempfile.mkdtemp(prefix="lab3-"))  # nobody else may enter, and the path is short enough
+        self._folder = Path(tempfile.mkdtemp(prefix="lab3-", dir=_TEMP))  # nobody else may enter
         self.address = Address(str(self._folder / "hub"), os.urandom(32))
         self._listener = Listener(self.address.path, family="AF_UNIX", backlog=64, authkey=self.address.key)
         self._closed = False
@@ -177,8 +184,9 @@ class HubServer:
 
         try:
             while True:
-                name, arguments = connection.recv()
+                request = connection.recv_bytes()
                 try:
+                    name, arguments = pickle.loads(request)
                     answer = (True, _do(self._hub, number, name, arguments, gone=gone))
                 except Lab3Error as error:
                     answer = (False, error)

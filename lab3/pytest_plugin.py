@@ -124,7 +124,8 @@ def _settings(config: pytest.Config) -> Settings:
 
 def _asked(config: pytest.Config, name: str, default: str | None) -> Any:
     """From the command line, else from the ini file, else the default."""
-    return config.getoption(name, None) or config.getini(name) or default
+    asked = config.getoption(name, None)
+    return asked if asked is not None else config.getini(name) or default
 
 
 def _capabilities(text: str) -> frozenset[str]:

@@ -46,7 +46,8 @@ class Run:
         now = time.monotonic()
         step = re.split("[:,]", message)[0]
         reporter = self._config.pluginmanager.getplugin("terminalreporter")
-        if reporter is None or self._config.option.verbose < 0 or (step == self._last_said and now - self._said_at < SAY_EVERY_S):
+        again = step == self._last_said and now - self._said_at < SAY_EVERY_S
+        if reporter is None or self._config.option.verbose < 0 or again:
             return
         self._said_at, self._last_said = now, step
         share = f" {done / total:.0%}" if done is not None and total else ""

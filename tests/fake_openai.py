@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,6 +92,7 @@ class FakeOpenAI:
     url: str
     answers: deque[Answer] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    always: Callable[[Any], Answer] | None = None  # what to answer a request's JSON when the queue is empty
     models: Answer = field(default_factory=lambda: as_json({"object": "list", "data": [{"id": "fake"}]}))
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -117,7 +118,12 @@ def fake_openai() -> Iterator[FakeOpenAI]:
         def do_POST(self) -> None:
             length = int(self.headers.get("content-length", 0))
             self._keep(json.loads(self.rfile.read(length)))
-            self._send(fake.answers.popleft() if fake.answers else as_json({"message": "queue empty"}, status=500))
+            if fake.answers:
+                self._send(fake.answers.popleft())
+            elif fake.always is not None:
+                self._send(fake.always(fake.requests[-1]["body"]))
+            else:
+                self._send(as_json({"message": "queue empty"}, status=500))
 
         def _keep(self, body: Any) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
