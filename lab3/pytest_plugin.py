@@ -291,8 +291,11 @@ def expect(verdict: Verdict) -> None:
     if verdict.status == "unknown":
         pytest.skip(verdict.reason)
     if verdict.status == "fail":
-        told = f"{verdict.id}: {verdict.reason}\nexpected: {verdict.expected}\nfound: {verdict.actual}"
-        told += f"\n{verdict.blame}" if verdict.blame else ""
+        told = f"{verdict.id}: {verdict.reason}"
+        if verdict.expected is not None:
+            told += f"\nexpected: {verdict.expected}\nfound: {verdict.actual}"
+        if verdict.blame and verdict.blame.text != verdict.reason:
+            told += f"\n{verdict.blame}"
         if not verdict.required:
             pytest.xfail(told)
         pytest.fail(told, pytrace=False)

@@ -128,7 +128,11 @@ class Subject(ABC):
         from lab3.protocol_probe import probe
 
         with self._talking() as wire:
-            return probe(capabilities=self.capabilities, progress=self.progress, **wire)
+            found = probe(capabilities=self.capabilities, progress=self.progress, **wire)
+            if not any(each.status for several in found.exchanges.values() for each in several):
+                why = next(each.error for each in found.exchanges["models"])
+                raise InfraError(f"No server answers at {wire['base_url']}", why=why or "", todo="see whether it runs")
+        return found
 
     def scripts(self) -> tuple[ScriptFacts, ...]:
         """The Python files that were handed in."""
@@ -172,6 +176,17 @@ class ServedSubject(Subject):
             with self._watched(spec, keep=False) as again:
                 right[str(bits)] = collect.ask_often(1, again.base_url, temperature=0.0).right == 1
         return DiagnosisFacts(command=command, log_tail=log, right_by_kv_bits=right)
+
+    def protocol(self) -> ProtocolFacts:
+        """As of any server; where the machine took it down in the middle, that is the machine's trouble."""
+        found = super().protocol()
+        try:
+            with self.member.server(self.spec()):
+                pass
+        except ServerError as error:  # what it died of; if it was what was asked, the last check tells
+            if error.diagnosis.fault == "machine":
+                raise
+        return found
 
     @contextmanager
     def _talking(self) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,8 @@ class Submission(ServedSubject):
 
     def w4a16(self) -> Path:
         """The one quantized model in the folder. Raises UsageError if there is none, or several."""
-        found = sorted(file.parent for file in _files(Path(self.model), ("config.json",)) if _is_quantized(file.parent))
+        files = _files(Path(self.model))
+        found = [file.parent for file in files if file.name == "config.json" and _is_quantized(file.parent)]
         if len(found) != 1:
             raise UsageError(
                 f"{len(found) or 'no'} quantized models in {self.model}",
@@ -46,7 +47,8 @@ class Submission(ServedSubject):
 
     def scripts(self) -> tuple[ScriptFacts, ...]:
         """Each Python file and what it is for, read from its syntax tree."""
-        return tuple(_read_script(file, Path(self.model)) for file in _files(Path(self.model), (".py",)))
+        folder = Path(self.model)
+        return tuple(_read_script(file, folder) for file in _files(folder) if file.suffix == ".py")
 
     def quantization(self) -> QuantizationFacts:
         """Sizes; what the folder was before is measured if the source is known, and else predicted from its shape."""
@@ -92,14 +94,14 @@ class Submission(ServedSubject):
         return f"the folder does not show {what}: its scripts and commands are not run yet"
 
 
-def _files(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Regular files below the folder whose names end so; nothing is followed out of it."""
+def _files(folder: Path) -> Iterator[Path]:
+    """Regular files below the folder, in the order of their names; nothing is followed out of it."""
     for number, path in enumerate(sorted(folder.rglob("*"))):
         if number >= MOST_FILES:
             raise UsageError(
                 f"{folder} holds more than {MOST_FILES} files", todo="hand in the lab's folder, without environments"
             )
-        if path.name.endswith(endings) and path.is_file() and not path.is_symlink():
+        if path.is_file() and not path.is_symlink():
             yield path
 
 

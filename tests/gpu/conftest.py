@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab3.errors import InfraError
 
-@pytest.fixture(scope="session", autouse=True)
-def gpu() -> None:
+
+@pytest.fixture(scope="package", autouse=True)
+def gpu() -> Iterator[None]:
+    """A GPU that no other lab3 process of this user leases, until the last of these tests has ended."""
     from lab3 import vram
+    from lab3.gpu_lease import lease
+    from lab3.hub import LEASE_TIMEOUT_S
 
     if not vram.devices():
-        pytest.fail("no NVIDIA GPU: these tests are for `tox -e gpu` on a machine that has one")
+        raise InfraError("no NVIDIA GPU", todo="run these tests (`tox -e gpu`) on a machine that has one")
+    with lease(1, timeout_s=LEASE_TIMEOUT_S) as leased, pytest.MonkeyPatch.context() as patch:
+        for name, value in leased.env.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

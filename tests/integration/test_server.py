@@ -249,9 +249,7 @@ def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_m
                 chat(QUESTIONS[0], base_url=server.base_url, max_tokens=16, temperature=0.0)
             return meter.last.used_mib
 
-    saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(
-        t.size_bytes for t in model_tensors(w4a16)
-    )
+    saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(t.size_bytes for t in model_tensors(w4a16))
     assert engine_mib(embedded_model) - engine_mib(w4a16) >= saved / 2**20 / 2
 
 
