@@ -75,9 +75,7 @@ def cache_key(model: Path, options: Mapping[str, Any]) -> str:
         "options": asked,
         "device": [device.name for device in devices()][:1],
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "lab3": {
-            str(path.relative_to(here)): _digest(path) for path in _files(here) if path.suffix in (".py", ".jsonl")
-        },
+        "lab3": {str(path.relative_to(here)): _digest(path) for path in [*code(), *here.glob("data/*.jsonl")]},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
