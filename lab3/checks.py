@@ -200,6 +200,8 @@ def _model_answers(evidence: Evidence) -> Finding:
     faults = [chat.error] if chat.error else []
     if not chat.text.strip():
         faults.append("the answer is empty")
+    elif chat.text == chat.other_text:
+        faults.append(f"it says the same to {chat.other_question!r}")
     if chat.finish_reason not in ("stop", "length"):
         faults.append(f"finish_reason is {chat.finish_reason!r}")
     counts = (chat.prompt_tokens, chat.completion_tokens, chat.total_tokens)

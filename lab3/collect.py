@@ -7,6 +7,7 @@ import json
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from lab3 import funcall, vram
 from lab3.chat import chat
@@ -27,6 +28,7 @@ from lab3.progress import Progress, silent
 from lab3.quantize import QuantizeResult
 
 QUESTION = "Please introduce yourself in two sentences."
+OTHER_QUESTION = "List three fruits."  # so that a server with one answer for everything is found
 # The tutorial's question, which takes "one simple add and one simple mul" and both in the right order.
 TOOLS = (funcall.add, funcall.mul)
 TOOL_QUESTION = "Compute (3+5)*2"
@@ -50,12 +52,12 @@ def ask_to_chat(base_url: str, *, api_key: str = "none", model: str | None = Non
 
     Raises InfraError if the server cannot be reached, breaks off or fails (5xx).
     """
+    wire: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "model": model, "temperature": 0.0}
     try:
-        told = chat(
-            QUESTION, base_url=base_url, api_key=api_key, model=model, stream=True, max_tokens=128, temperature=0.0
-        )
+        told = chat(QUESTION, stream=True, max_tokens=128, **wire)
+        other = chat(OTHER_QUESTION, max_tokens=128, **wire)
     except (MalformedAnswer, UsageError) as error:
-        nothing = dict.fromkeys(("finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"))
+        nothing: dict[str, Any] = dict.fromkeys(("finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"))
         return ChatFacts(
             question=QUESTION,
             text=getattr(error, "partial_text", ""),
@@ -74,6 +76,8 @@ def ask_to_chat(base_url: str, *, api_key: str = "none", model: str | None = Non
         total_tokens=usage.total_tokens if usage else None,
         ttft_s=told.ttft_s,
         tokens_per_second=told.tokens_per_second,
+        other_question=OTHER_QUESTION,
+        other_text=other.text,
     )
 
 
@@ -93,10 +97,11 @@ def ask_with_tools(base_url: str, *, api_key: str = "none", model: str | None = 
         answer="",
         outcome="refused",
     )
-    known = {"base_url": base_url, "api_key": api_key, "model": model, "temperature": 0.0, "seed": SEED}
+    known: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "model": model}
+    known |= {"temperature": 0.0, "seed": SEED}
     try:
-        run = funcall.run_tools(TOOL_QUESTION, TOOLS, tool_choice=choice, max_tokens=128, **known)  # type: ignore[arg-type]
-        plain = chat(TOOL_QUESTION, max_tokens=1, **known)  # type: ignore[arg-type]
+        run = funcall.run_tools(TOOL_QUESTION, TOOLS, tool_choice=choice, max_tokens=128, **known)
+        plain = chat(TOOL_QUESTION, max_tokens=1, **known)
     except UsageError as error:
         return replace(asked, answer=error.what)
     except MalformedAnswer as error:

@@ -9,16 +9,17 @@ class Lab3Error(Exception):
     """Base of every error lab3 raises on purpose.
 
     `what` happened, `why` it is likely (may be empty) and `todo`: what to do next (may be empty).
-    `exit_code` is what the command line exits with.
+    `kind` names it in a word for programs, where that is known. `exit_code` is what the command line exits with.
     """
 
     exit_code = 3
 
-    def __init__(self, what: str, *, why: str = "", todo: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", todo: str = "", kind: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.todo = todo
+        self.kind = kind
 
     def __reduce__(self) -> Any:
         """An error goes from process to process as it is, whatever its subclass takes to be made."""

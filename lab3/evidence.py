@@ -107,6 +107,8 @@ class ChatFacts:
     ttft_s: float | None
     tokens_per_second: float | None
     error: str | None = None  # what was wrong with the answer, if it was no good one
+    other_question: str = ""
+    other_text: str | None = None  # the answer to that
 
 
 @dataclass(frozen=True, kw_only=True)

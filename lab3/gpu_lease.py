@@ -70,6 +70,7 @@ def lease(
                     f"{count} of {len(uuids)} GPUs did not become free in {timeout_s:g} s.",
                     why="; ".join(found.busy),
                     todo="wait for a holder to finish, end it, or allow more time",
+                    kind="gpu_busy",
                 )
             if clock() >= tell_at:
                 progress(f"waiting for a GPU: {'; '.join(found.busy)}")

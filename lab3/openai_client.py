@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ def open_client(base_url: str, *, api_key: str = "none", timeout_s: float = 120.
         request.headers["user-agent"] = "lab3"
 
     timeout = openai.Timeout(timeout_s, connect=min(timeout_s, 10.0))
-    with openai.DefaultHttpxClient(
+    with _bounded_client(
+        timeout_s,
         trust_env=not is_this_machine(url),
         follow_redirects=False,
         verify=url.startswith("https:"),  # certificates cost 0.1 s to load, and plain http has none
@@ -64,6 +66,50 @@ def open_client(base_url: str, *, api_key: str = "none", timeout_s: float = 120.
             yield client
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise explain(error, client, timeout_s=timeout_s) from error
+
+
+def _bounded_client(timeout_s: float, **options: Any) -> Any:
+    """An HTTP client whose answers have `timeout_s` to come whole: by itself it bounds only the wait for each piece."""
+    import openai
+
+    httpx = _http_library()
+
+    class Until(httpx.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, stream: Any, end: float) -> None:
+            self._stream, self._end = stream, end
+
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in self._stream:
+                if time.monotonic() > self._end:
+                    raise httpx.ReadTimeout(f"the answer was still coming after {timeout_s:g} s")
+                yield piece
+
+        def close(self) -> None:
+            self._stream.close()
+
+    class Bounded(openai.DefaultHttpxClient):
+        def send(self, request: Any, *, stream: bool = False, **how: Any) -> Any:
+            end = time.monotonic() + timeout_s
+            response: Any = super().send(request, stream=True, **how)
+            response.stream = Until(response.stream, end)
+            if not stream:
+                try:
+                    response.read()
+                finally:
+                    response.close()
+            return response
+
+    return Bounded(**options)
+
+
+def _http_library() -> Any:
+    """What openai sends with: httpx, and from openai 3 on httpx2."""
+    import importlib
+
+    import openai
+
+    client = next(base for base in openai.DefaultHttpxClient.__mro__ if base.__name__ == "Client")
+    return importlib.import_module(client.__module__.partition(".")[0])
 
 
 def list_models(client: OpenAI) -> tuple[str, ...]:
@@ -135,27 +181,30 @@ def excerpt(value: Any, limit: int = 200) -> str:
 
 def explain(error: Exception, client: OpenAI, *, timeout_s: float) -> Lab3Error:
     """What a failure of the OpenAI client means to somebody who runs the lab."""
-    import httpx
     import openai
 
+    httpx = _http_library()
     url = str(client.base_url)
     if isinstance(error, Lab3Error):
         return error
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError | httpx.ReadTimeout):
         return InfraError(
             f"{url} did not answer within {timeout_s:g} s.",
             why="the server is still loading, is busy, or hangs",
             todo=SLOW_TODO,
+            kind="timeout",
         )
     # openai 2 lets httpx's own errors through when a stream breaks in the middle
     if isinstance(error, openai.APIConnectionError | httpx.TransportError):
         cause = error.__cause__
         if type(cause).__name__ == "ConnectError":
-            return InfraError(f"No server answers at {url}", why=excerpt(str(cause)), todo=_START_ONE)
+            why = excerpt(str(cause))
+            return InfraError(f"No server answers at {url}", why=why, todo=_START_ONE, kind="network")
         return InfraError(
             f"{url} broke off the connection.",
             why=excerpt(str(cause or error)),
             todo="see whether the server still runs and what its log says at the end",
+            kind="network",
         )
     if isinstance(error, openai.APIStatusError):
         return _explain_status(error, client)

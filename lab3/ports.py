@@ -70,6 +70,7 @@ def taken(host: str, port: int) -> InfraError:
         f"port {port} on {host} is taken",
         why=f"{who or 'another process'} listens there",
         todo=f"{stop}, or choose another port; without a port lab3 takes a free one",
+        kind="address_in_use",
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab3 import collect
+from lab3.diagnose import diagnose
 from lab3.errors import InfraError, UsageError
 from lab3.evidence import (
     SHARED,
@@ -131,7 +132,12 @@ class Subject(ABC):
             found = probe(capabilities=self.capabilities, progress=self.progress, **wire)
             if not any(each.status for several in found.exchanges.values() for each in several):
                 why = next(each.error for each in found.exchanges["models"])
-                raise InfraError(f"No server answers at {wire['base_url']}", why=why or "", todo="see whether it runs")
+                raise InfraError(
+                    f"No server answers at {wire['base_url']}",
+                    why=why or "",
+                    todo="see whether it runs",
+                    kind="network",
+                )
         return found
 
     def scripts(self) -> tuple[ScriptFacts, ...]:
@@ -278,7 +284,9 @@ class OtherServer(Subject):
 def trouble_of(error: InfraError) -> Trouble:
     """What an error says of whose trouble it is."""
     if not isinstance(error, ServerError):
-        return Trouble(fault="machine", kind="machine", text=str(error))
+        # What a child process or the system said is in the text, such as that the disk is full.
+        known = diagnose(str(error), returncode=1)
+        return Trouble(fault="machine", kind=error.kind or (known.kind if known.line else "machine"), text=str(error))
     found = error.diagnosis
     fault: Fault = "unknown" if found.fault == "unknown" else "machine" if found.fault == "machine" else "subject"
     text = "\n".join(

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -242,6 +244,25 @@ def test_a_server_that_dies_in_the_middle_is_not_said_to_send_nonsense(server):
     assert not isinstance(caught.value, MalformedAnswer)
 
 
+def drip(piece: bytes) -> Iterator[bytes]:
+    for _ in range(300):
+        yield piece
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("piece", [b" ", b"data: "], ids=["spaces", "words"])
+def test_a_slow_drip_of_bytes_ends_at_the_deadline(server, piece, stream):
+    dripping: Any = drip(piece)
+    server.will(Answer(dripping, content_type="text/event-stream" if stream else "application/json"))
+    started = time.monotonic()
+
+    with pytest.raises(InfraError, match=r"did not answer within 0\.4 s"):
+        chat("hi", base_url=server.url, model="m", stream=stream, timeout_s=0.4)
+
+    assert time.monotonic() - started < 3
+
+
 DEEP = b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
@@ -259,6 +280,8 @@ DEEP = b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         pytest.param(b'{"choices": [{}]}', id="no message"),
         pytest.param(b'{"choices": ["text"]}', id="a choice that is text"),
         pytest.param(DEEP, id="nested too deep"),
+        pytest.param(b'{"choices": [{"message": {"content": "\xff\xfe"}}]}', id="invalid UTF-8"),
+        pytest.param(b"x" * 10_000_000, id="a line of 10 MB"),
     ],
 )
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])

@@ -74,6 +74,8 @@ CHAT = ChatFacts(
     total_tokens=44,
     ttft_s=0.3,
     tokens_per_second=20.0,
+    other_question="List three fruits.",
+    other_text="Apple, pear, plum.",
 )
 
 
@@ -190,6 +192,7 @@ MUTANTS = [
     ("no memory was saved", with_server(used_mib=4961, kv_tokens=None), {"serve.memory"}),
     ("more memory than before", with_server(used_mib=5500, kv_tokens=None), {"serve.memory"}),
     ("an empty answer", with_chat(text="  \n"), {"chat.answer"}),
+    ("the answer of another question", with_chat(other_text=CHAT.text), {"chat.answer"}),
     ("the answer broke off", with_chat(finish_reason=None), {"chat.answer"}),
     ("the server aborted", with_chat(finish_reason="abort"), {"chat.answer"}),
     ("usage does not add up", with_chat(total_tokens=45), {"chat.answer"}),
@@ -218,6 +221,11 @@ MUTANTS = [
             ),
             (f"other numbers for {name}", with_call(name, arguments={"a": 2, "b": 2}), {f"tools.{name}_arguments"}),
         )
+    ),
+    (
+        "16 printed without a call",
+        with_tools(calls=(), results_returned=False),
+        {"tools.add", "tools.mul", "tools.add_arguments", "tools.mul_arguments"},
     ),
     ("the results never went back", with_tools(results_returned=False), {"tools.results"}),
     ("no answer after the calls", with_tools(answer=""), {"tools.results", "tools.answer"}),

@@ -38,13 +38,13 @@ def run_pytest(*arguments: str | Path, timeout_s: float = 60) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=ROOT, env=env)
 
 
-def answers(fake: FakeOpenAI, text: str, count: int = 40) -> None:
-    """Let the server say `text` to everything, streamed where it was asked so."""
+def answers(fake: FakeOpenAI, text: str) -> None:
+    """Let the server say `text` to everything that is streamed, and it with two marks to the rest."""
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     fake.always = lambda body: (
         sse(delta(role="assistant", content=text), delta("stop"), {**delta(), "choices": [], "usage": usage})
         if body.get("stream")
-        else completion(text)
+        else completion(text and f"{text}..")
     )
 
 
