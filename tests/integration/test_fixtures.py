@@ -13,7 +13,7 @@ from lab3.hub import RunningServer
 from lab3.models import kv_bytes_per_token, read_config
 from lab3.quantize import QuantizeResult
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("suite")]
 
 Servers = Callable[..., RunningServer]
 

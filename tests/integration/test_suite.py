@@ -17,10 +17,10 @@ import pytest
 from filelock import FileLock
 
 from lab3.cache import cache_root
+from lab3.hub import RunningServer
 from lab3.ports import reserve
-from lab3.serve import ApiServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("suite")]
 
 ROOT = Path(__file__).parents[2]
 LAB = "tests/lab/test_lab.py"
@@ -52,13 +52,14 @@ def passed(verdicts: dict[str, dict]) -> set[str]:
 
 
 def test_a_server_that_somebody_else_started_is_judged_by_what_goes_over_the_wire(
-    quantized_server: ApiServer, tmp_path: Path
+    api_server: Callable[..., RunningServer], tmp_path: Path
 ):
-    code, verdicts, said = judge(tmp_path, "--base-url", quantized_server.base_url)
+    somebody_elses = api_server()
+    code, verdicts, said = judge(tmp_path, "--base-url", somebody_elses.base_url)
     assert code == 0, said
     assert passed(verdicts) == {name for name in verdicts if name.startswith(("chat.", "tools."))}
     assert all(each["status"] == "unknown" for name, each in verdicts.items() if name.startswith(("quant", "serve")))
-    assert quantized_server.running()
+    assert psutil.pid_exists(somebody_elses.pid or 0)
 
 
 @pytest.fixture
@@ -110,6 +111,33 @@ def test_a_submission_with_a_fault_fails_and_is_no_trouble_of_the_machine(
     assert code == 1, said
     assert {name for name, each in verdicts.items() if each["status"] == "fail"} == failing
     assert "Traceback" not in said
+
+
+def test_a_cache_that_the_keys_do_not_bear_is_blamed_for_calls_that_come_wrong(submission: Path, tmp_path: Path):
+    """One pair of channels of every key is made 40 times as large, and its queries as much smaller. With 16 bits it is
+    the same model; int4 has 16 steps from a token's smallest number to its largest, and loses all other channels."""
+    model = submission / "internlm2_5-1_8b-chat-w4a16-4bit"
+    _scale_keys(model, factor=40.0)
+    code, verdicts, said = judge(tmp_path / "out", "--submission", submission, "-k", "tools.add")
+    assert code == 1, said
+    found = verdicts["tools.add"]["blame"]
+    assert (found["whose"], found["kind"]) == ("kv_cache", "kv_int4"), said
+    assert "--quant-policy 4" in found["command"]
+    assert found["log_tail"]
+
+
+def _scale_keys(model: Path, *, factor: float) -> None:
+    """Channels 0 and head_dim / 2 of each head, which RoPE turns into each other."""
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((model / "config.json").read_text())
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    tensors = load_file(model / "model.safetensors")
+    for name, scales in tensors.items():
+        if name.endswith(("k_proj.scales", "q_proj.scales")):
+            by_head = scales.view(scales.shape[0], -1, dim)
+            by_head[:, :, [0, dim // 2]] *= factor if "k_proj" in name else 1 / factor
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
 
 
 def _set_bits(model: Path, bits: int) -> None:
