@@ -9,8 +9,10 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from lab3.blame import blame
 from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ToolFacts
 from lab3.verdicts import Check, Finding, Status, Verdict, exit_code, score, verdict_of
 
@@ -28,8 +30,12 @@ KV_TOLERANCE = 0.35
 
 
 def judge(evidence: Evidence, checks: Sequence[Check] | None = None) -> list[Verdict]:
-    """The verdicts of all checks (by default the lab's), in their order."""
-    return [verdict_of(check, evidence) for check in (CHECKS if checks is None else checks)]
+    """The verdicts of all checks (by default the lab's), in their order, and whose each failure is."""
+    verdicts = []
+    for check in CHECKS if checks is None else checks:
+        found = verdict_of(check, evidence)
+        verdicts.append(replace(found, blame=blame(found, check.section, evidence)))
+    return verdicts
 
 
 def _decide(good: bool, *, yes: str, no: str, source: str, expected: Any = None, actual: Any = None) -> Finding:

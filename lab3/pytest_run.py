@@ -29,6 +29,7 @@ class Run:
         self._verdicts: dict[str, Verdict] = {}
         self._troubles: set[str] = set()
         self._other_failures = 0
+        self._unwritten = ""
         self._started_at = self._said_at = time.monotonic()
         self._last_said = ""
 
@@ -85,9 +86,16 @@ class Run:
             elif self._troubles == {"usage"}:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if self._verdicts:
-            from lab3.report import write_report
+            self._write_report(session)
 
+    def _write_report(self, session: pytest.Session) -> None:
+        from lab3.report import write_report
+
+        try:
             write_report(self._report(), self._settings.out / "report.json")
+        except OSError as error:
+            self._unwritten = f"report.json cannot be written: {error}; choose another folder with --lab3-out"
+            session.exitstatus = session.exitstatus or InfraError.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The verdicts, a line for each, then the figures."""
@@ -107,7 +115,8 @@ class Run:
             write(f"{points:>5}  {verdict.id:<24} {reason[:160]}")
         for figure in metrics(self._evidence()):
             write(f"metric {figure}")
-        write(f"{summary(verdicts)}; report: {self._settings.out / 'report.json'}")
+        told = self._unwritten or f"report: {self._settings.out / 'report.json'}"
+        write(f"{summary(verdicts)}; {told}")
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left."""

@@ -31,10 +31,15 @@ def print_report(report: dict[str, Any], path: Path) -> None:
             Text(verdict["title"] + optional),
             Text(verdict["status"], style=_STYLES[verdict["status"]]),
             f"{verdict['points']}/{verdict['max_points']}",
-            Text(verdict["reason"]),
+            Text(verdict["reason"] + _cause(verdict)),
         )
     console.print(table)
     console.print(f"score {report['score']} of {report['max_score']}; report: {path}", highlight=False, soft_wrap=True)
+
+
+def _cause(verdict: dict[str, Any]) -> str:
+    found = verdict["blame"]
+    return f"\n→ {found['whose']}: {found['text']}" if found and found["text"] != verdict["reason"] else ""
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

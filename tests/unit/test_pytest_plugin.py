@@ -193,6 +193,16 @@ def test_figures_come_a_line_each_and_the_report_is_whole(server, out):
     assert "score 15 of 15" in done.stdout
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_no_crash(server, tmp_path):
+    answers(server, "I am a model.")
+    (tmp_path / "file").write_text("")
+    done = run_pytest(LAB, "--base-url", server.url, "--lab3-out", tmp_path / "file", "-k", "chat")
+    assert done.returncode == 3
+    assert "report.json cannot be written" in done.stdout
+    assert "1 passed" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
 def test_a_key_is_sent_and_shown_nowhere(server, out):
     answers(server, "I am a model.")
     done = run_pytest(LAB, "--base-url", server.url, "--api-key", "s3cret", "--lab3-out", out, "-k", "chat")
