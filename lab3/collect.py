@@ -37,6 +37,7 @@ TOOL_ANSWER = 16.0
 SEED = 0
 SAMPLE_TEMPERATURE = SAMPLE_TOP_P = 0.8  # the tutorial's
 _SAMPLES_AT_ONCE = 4
+_ASKED_WRONGLY = ("api_key", "not_an_api")  # kinds of refusal that are the user's doing and not the server's
 
 
 def environment() -> dict[str, str]:
@@ -50,13 +51,15 @@ def environment() -> dict[str, str]:
 def ask_to_chat(base_url: str, *, api_key: str = "none", model: str | None = None) -> ChatFacts:
     """The lab's conversation, streamed. What is wrong with the answer, or with a refusal, is a fact of its own.
 
-    Raises InfraError if the server cannot be reached, breaks off or fails (5xx).
+    Raises InfraError if the server cannot be reached, breaks off or fails (5xx), and UsageError for a wrong key or URL.
     """
     wire: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "model": model, "temperature": 0.0}
     try:
         told = chat(QUESTION, stream=True, max_tokens=128, **wire)
         other = chat(OTHER_QUESTION, max_tokens=128, **wire)
     except (MalformedAnswer, UsageError) as error:
+        if error.kind in _ASKED_WRONGLY:
+            raise
         nothing: dict[str, Any] = dict.fromkeys(("finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"))
         return ChatFacts(
             question=QUESTION,
@@ -84,7 +87,7 @@ def ask_to_chat(base_url: str, *, api_key: str = "none", model: str | None = Non
 def ask_with_tools(base_url: str, *, api_key: str = "none", model: str | None = None) -> ToolFacts:
     """The lab's task 2: one question that takes both functions, called by the model's own choice.
 
-    Raises InfraError as `ask_to_chat` does; a refusal is the outcome "refused".
+    Raises as `ask_to_chat` does; a refusal is the outcome "refused".
     """
     choice = "auto"
     asked = ToolFacts(
@@ -103,6 +106,8 @@ def ask_with_tools(base_url: str, *, api_key: str = "none", model: str | None = 
         run = funcall.run_tools(TOOL_QUESTION, TOOLS, tool_choice=choice, max_tokens=128, **known)
         plain = chat(TOOL_QUESTION, max_tokens=1, **known)
     except UsageError as error:
+        if error.kind in _ASKED_WRONGLY:
+            raise
         return replace(asked, answer=error.what)
     except MalformedAnswer as error:
         return replace(asked, answer=error.what, outcome="malformed")

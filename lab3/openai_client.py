@@ -226,13 +226,17 @@ def _explain_status(error: Any, client: OpenAI) -> Lab3Error:
         except Exception:
             models = ()
         if not models:
-            return UsageError(f"{url} is not an OpenAI API (404).", why=said, todo="check host, port and path")
+            todo = "check host, port and path"
+            return UsageError(f"{url} is not an OpenAI API (404).", why=said, todo=todo, kind="not_an_api")
         return UsageError(
             f"The server at {url} does not serve that model.", why=said, todo=f"ask for one of: {', '.join(models)}"
         )
     if status in (401, 403):
         return UsageError(
-            f"{url} refused the API key ({status}).", why=said, todo="give one of the server's --api-keys"
+            f"{url} refused the API key ({status}).",
+            why=said,
+            todo="give one of the server's --api-keys",
+            kind="api_key",
         )
     if 300 <= status < 500:
         return UsageError(f"{url} refused the request ({status}): {said}", todo="change the request as it says")

@@ -228,6 +228,13 @@ def test_a_server_that_refuses_tools_is_told_from_a_model_that_cannot_call(serve
     assert verdicts(out)["tools.add"]["blame"]["kind"] == "tools_refused"
 
 
+def test_a_wrong_key_is_the_users_mistake(server, out):
+    server.models = as_json({"message": "Please request with valid api key!"}, status=401)
+    done = run_pytest(LAB, "--base-url", server.url, "--api-key", "wrong", "--lab3-out", out, "-k", "chat or mul")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "refused the API key (401)" in done.stdout
+
+
 def test_a_server_that_fails_is_trouble_and_no_fail(server, out):
     server.will(*[as_json({"message": "engine is dead"}, status=500)] * 9)
     done = run_pytest(LAB, "--base-url", server.url, "--lab3-out", out, "-k", "chat")

@@ -12,16 +12,8 @@ from lab3.errors import UsageError
 from lab3.hub import Hub
 from lab3.hub_wire import member_of
 from lab3.submission import Submission
+from tests.unit.test_models import CONFIG
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 100,
-}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 
 
