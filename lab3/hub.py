@@ -120,6 +120,7 @@ class Hub:
         self._members = 0
         self._values: dict[str, _Value] = {}
         self._slots: dict[ServerSpec, _Slot] = {}
+        self._leases: dict[int, ExitStack] = {}
         self._closed = False
         self._stops: list[threading.Thread] = []
         self._log_numbers = itertools.count(1)  # unlike specs may have one label
@@ -140,6 +141,7 @@ class Hub:
                 slot.users.pop(member, None)
                 slot.keepers.discard(member)
             self._changed.notify_all()
+        self.give_back(member)
         self._stop_unwanted()
 
     def close(self) -> None:
@@ -152,6 +154,9 @@ class Hub:
             for slot in self._slots.values():
                 for members in (slot.users, slot.keepers, slot.waiting):
                     members.clear()
+            lent = list(self._leases)
+        for member in lent:
+            self.give_back(member)
         self._stop_unwanted()
         for thread in self._stops:
             thread.join()
@@ -252,6 +257,26 @@ class Hub:
             self._changed.notify_all()
         self._stop_unwanted()
 
+    def lend(self, member: int, *, gone: Callable[[], bool] = lambda: False) -> dict[str, str]:
+        """The environment for work on a GPU that nobody else uses until `give_back`; {} where there is none."""
+
+        def progress(message: str, *, done: float | None = None, total: float | None = None) -> None:
+            self._check_open(gone)
+            self.progress(message, done=done, total=total)
+
+        with ExitStack() as held:
+            env = held.enter_context(self._leased("auto", progress))
+            with self._changed:
+                self._check_open(gone)
+                self._leases[member] = held.pop_all()
+        return env
+
+    def give_back(self, member: int) -> None:
+        """The member's GPU is free again."""
+        with self._changed:
+            held = self._leases.pop(member, ExitStack())
+        held.close()
+
     def peak(self, spec: ServerSpec) -> Reading:
         """The most memory that the running server held since it was ready. Raises ServerError if it died."""
         with self._changed:
@@ -300,7 +325,7 @@ class Hub:
 
         log_path = self._folder / f"{spec.label}-{next(self._log_numbers)}.log" if self._folder else None
         with ExitStack() as held:
-            env = held.enter_context(self._leased(spec, progress))
+            env = held.enter_context(self._leased(spec.engine, progress))
             server = self._make(spec, env=env, log_path=log_path, progress=progress)
             held.push(server)  # first: one that is unwanted just when it is ready is to be stopped, too
             server.start()
@@ -320,9 +345,9 @@ class Hub:
         )
 
     @contextmanager
-    def _leased(self, spec: ServerSpec, progress: Progress) -> Iterator[dict[str, str]]:
-        """The environment for a server that runs on a GPU which nobody else uses, {} for one on the CPU."""
-        if spec.engine == "cpu" or (spec.engine == "auto" and gpu_capability() is None):
+    def _leased(self, engine: str, progress: Progress) -> Iterator[dict[str, str]]:
+        """The environment for what runs on a GPU that nobody else uses, {} for the CPU."""
+        if engine == "cpu" or (engine == "auto" and gpu_capability() is None):
             yield {}
             return
         from lab3.gpu_lease import lease

@@ -82,6 +82,26 @@ class Member:
             with suppress(Closed):
                 self._ask("detach", spec)
 
+    @contextmanager
+    def gpu(self) -> Iterator[None]:
+        """A GPU that nobody else uses is what this process and its children see in the block, if there are any.
+
+        Raises InfraError if none becomes free.
+        """
+        env: dict[str, str] = self._ask("lend")
+        before = {name: os.environ.get(name) for name in env}
+        os.environ.update(env)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            with suppress(Closed):
+                self._ask("give_back")
+
     def progress(self, message: str, *, done: float | None = None, total: float | None = None) -> None:
         """Say it where the run's user sees it."""
         with suppress(Closed):
@@ -211,6 +231,10 @@ def _do(hub: Hub, number: int, name: str, arguments: tuple[Any, ...], *, gone: C
     if name == "attach":
         spec, keep = arguments
         return hub.attach(number, spec, keep=keep, gone=gone)
+    if name == "lend":
+        return hub.lend(number, gone=gone)
+    if name == "give_back":
+        return hub.give_back(number)
     if name == "detach":
         return hub.detach(number, *arguments)
     if name == "say":

@@ -31,11 +31,13 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
     """
     out.mkdir(parents=True, exist_ok=True)
 
-    def make_w4a16(folder: Path) -> QuantizeResult:
-        return quantize(folder, out / f"{folder.name}-w4a16", overwrite=True, progress=progress)
-
     hub = Hub(folder=out, progress=progress)
     with member_of(hub) as member:
+
+        def make_w4a16(folder: Path) -> QuantizeResult:
+            with member.gpu():
+                return quantize(folder, out / f"{folder.name}-w4a16", overwrite=True, progress=progress)
+
         lab = Reference(member, model, engine=engine, quantize=make_w4a16, progress=progress)  # type: ignore[arg-type]
         evidence = lab.evidence()
         for number, (section, title) in enumerate(STEPS.items(), 1):

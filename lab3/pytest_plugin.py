@@ -202,10 +202,11 @@ def quantized_model(lab3_member: Member, pytestconfig: pytest.Config) -> Callabl
         from lab3.quantize_cache import quantize_cached
 
         def work() -> QuantizeResult:
-            if not settings.fresh:
-                return quantize_cached(folder, options, progress=lab3_member.progress)
-            out = settings.out / "quantized" / f"{folder.name}-w4a16{'-' if options else ''}{_suffix(options)}"
-            return quantize(folder, out, overwrite=True, **options, progress=lab3_member.progress)
+            with lab3_member.gpu():
+                if not settings.fresh:
+                    return quantize_cached(folder, options, progress=lab3_member.progress)
+                out = settings.out / "quantized" / f"{folder.name}-w4a16{'-' if options else ''}{_suffix(options)}"
+                return quantize(folder, out, overwrite=True, **options, progress=lab3_member.progress)
 
         return lab3_member.once(f"quantized {folder} {sorted(options.items())}", work)
 

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lab3.errors import InfraError
 
+if TYPE_CHECKING:
+    from lab3.quantize import QuantizeResult
 
-@pytest.fixture(scope="package", autouse=True)
-def gpu() -> Iterator[None]:
-    """A GPU that no other lab3 process of this user leases, until the last of these tests has ended."""
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu() -> None:
     from lab3 import vram
-    from lab3.gpu_lease import lease
-    from lab3.hub import LEASE_TIMEOUT_S
 
     if not vram.devices():
         raise InfraError("no NVIDIA GPU", todo="run these tests (`tox -e gpu`) on a machine that has one")
+
+
+@pytest.fixture(scope="module")
+def own_gpu(quantization: QuantizeResult) -> Iterator[None]:
+    """A GPU that no other lab3 process of this user leases, for tests that start servers by themselves.
+
+    Quantization leases one by itself and comes first: it would wait for this one for ever.
+    """
+    from lab3.gpu_lease import lease
+    from lab3.hub import LEASE_TIMEOUT_S
+
     with lease(1, timeout_s=LEASE_TIMEOUT_S) as leased, pytest.MonkeyPatch.context() as patch:
         for name, value in leased.env.items():
             patch.setenv(name, value)

@@ -40,7 +40,7 @@ DEAD = ServerError("it died", diagnosis=OUT_OF_MEMORY, command="lmdeploy x", log
 
 # A member in a process of its own: it says what it gets, and goes on at each line that it reads.
 MEMBER = """
-import pickle, sys
+import os, pickle, sys
 from lab3.hub_wire import remote_member
 class Foreign: pass
 def say(what): print(pickle.dumps(what).hex(), flush=True)
@@ -50,6 +50,10 @@ def make():
     return eval(input())
 def once(member, name):
     say(member.once(name, make))
+def lend(member, _):
+    with member.gpu():
+        say({"CUDA_VISIBLE_DEVICES": os.environ["CUDA_VISIBLE_DEVICES"]})
+        input()
 def use(member, spec):
     with member.server(spec) as server:
         say(server.pid)
@@ -507,3 +511,33 @@ def test_the_peak_of_a_servers_memory_is_its_cards_and_stays(run, cards):
         for used_mib in (20616, 4):
             machine.gpus[0].used_mib = used_mib
             assert (member.peak(spec).uuid, member.peak(spec).used_mib) == ("GPU-a", 20616)
+
+
+def test_quantizing_takes_the_card_of_a_server_that_nobody_uses_and_keeps_servers_off_it(run, cards):
+    cards("GPU-a")
+    spec = run.spec("ready", engine="pytorch")
+    with ThreadPoolExecutor() as pool, member_of(run) as mine, member_of(run) as other:
+        with mine.server(spec) as unused:
+            pass
+        with other.gpu():
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+            assert alive([unused.pid]) == []
+            waiting = pool.submit(mine.server(spec).__enter__)
+            run.await_said("waiting for a GPU: GPU-a is held by process")
+            assert not waiting.done()
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+        assert waiting.result().device == "GPU-a"
+
+
+def test_who_dies_with_a_lent_card_gives_it_back(run, cards):
+    cards("GPU-a")
+    dying = run.process("lend", "")
+    assert dying.hear() == {"CUDA_VISIBLE_DEVICES": "GPU-a"}
+    dying.kill()
+    with member_of(run) as member, member.gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+
+
+def test_without_a_gpu_nothing_is_lent_and_nobody_waits(run):
+    with member_of(run) as mine, member_of(run) as other, mine.gpu(), other.gpu():
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
