@@ -1,12 +1,14 @@
-"""How the processes of a run reach its hub: through a Unix socket that only they can use."""
+"""How the processes of a run reach its hub: through a Unix socket that only those with its key can use."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from lab3.hub import Closed, Hub, RunningServer, ServerSpec
 from lab3.vram import Reading
 
 T = TypeVar("T")
-_TEMP = "/tmp"  # a socket's path has at most 107 bytes on Linux and 103 on macOS, and $TMPDIR may be long
+_TEMP = "/tmp"  # a socket's path has at most 103 bytes on macOS, and $TMPDIR may be long
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,12 @@ class HubServer:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._folder = Path(tempfile.mkdtemp(prefix="lab3-", dir=_TEMP))  # nobody else may enter
-        self.address = Address(str(self._folder / "hub"), os.urandom(32))
+        self._folder: Path | None = None
+        path = f"\0lab3-{uuid.uuid4().hex}"  # a name of Linux's that is no file: it goes with the process
+        if sys.platform != "linux":
+            self._folder = Path(tempfile.mkdtemp(prefix="lab3-", dir=_TEMP))  # nobody else may enter
+            path = str(self._folder / "hub")
+        self.address = Address(path, os.urandom(32))
         self._listener = Listener(self.address.path, family="AF_UNIX", backlog=64, authkey=self.address.key)
         self._closed = False
         self._thread = threading.Thread(target=self._accept, name="lab3-hub", daemon=True)
@@ -172,7 +178,8 @@ class HubServer:
             Client(self.address.path, family="AF_UNIX", authkey=self.address.key).close()
         self._thread.join(5)
         self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

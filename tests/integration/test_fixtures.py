@@ -46,5 +46,5 @@ def test_weights_and_kv_policy_are_chosen_freely(api_server: Servers, embedded_m
     assert less is not None
     config = read_config(embedded_model)
     # Half of the memory and wider numbers; plain weights leave less of it, too.
-    expected = 0.5 * kv_bytes_per_token(config, 4) / kv_bytes_per_token(config, kv_bits)
+    expected = 0.5 * kv_bytes_per_token(config, 4) / kv_bytes_per_token(config, 8)
     assert 0.75 * expected < less / more < 1.1 * expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -53,7 +52,7 @@ def test_the_smaller_group_size_is_told(quantized: QuantizeResult) -> None:
 
 
 def test_the_folder_is_ready_to_serve_and_holds_nothing_else(quantized: QuantizeResult) -> None:
-    assert os.listdir(quantized.out.parent) == ["awq"]  # noqa: PTH208
+    assert {path.name for path in quantized.out.parent.iterdir()} == {quantized.out.name, "result.json"}
     assert {path.name for path in quantized.out.iterdir()} == {
         "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",

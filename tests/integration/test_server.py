@@ -107,11 +107,10 @@ def test_a_conversation_goes_on_with_what_was_said(quantized_server: ApiServer):
     assert second.usage.prompt_tokens > first.usage.prompt_tokens + first.usage.completion_tokens + 5
 
 
-@pytest.mark.parametrize("which", ["plain_server", "quantized_server"])
-def test_eight_questions_at_once_get_the_answers_that_they_get_alone(which: str, request: pytest.FixtureRequest):
+def test_eight_questions_at_once_get_the_answers_that_they_get_alone(quantized_server: ApiServer):
     """Token by token. Texts would not do: where `max_tokens` cuts a character in two, LMDeploy's detokenizer drops all
     text of the last chunk, complete characters too, and how many tokens a chunk has depends on the server's load."""
-    server = request.getfixturevalue(which)
+    server = quantized_server
     client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
 
     def ask(question: str) -> list[int]:

@@ -97,11 +97,10 @@ def test_a_submitted_folder_is_inspected_and_its_model_asked_but_its_scripts_are
     [
         (lambda model: (model / "config.json").unlink(), "quantize.w4a16", {"quantize.w4a16"}),
         (lambda model: _set_bits(model, 8), "quantize.w4a16", {"quantize.w4a16"}),
-        (lambda model: _set_group_size(model, 32), "quantize.structure", {"quantize.structure"}),
         (lambda model: _cut_short(model), "quantize.structure", {"quantize.structure"}),
         (lambda model: _hide_tools(model), "tools.add", {"tools.add", "tools.add_arguments"}),
     ],
-    ids=["no model", "bits", "group size", "a shard cut short", "a template without tools"],
+    ids=["no model", "bits", "a shard cut short", "a template without tools"],
 )
 def test_a_submission_with_a_fault_fails_and_is_no_trouble_of_the_machine(
     submission: Path, tmp_path: Path, spoil: Callable[[Path], object], checks: str, failing: set[str]
@@ -143,12 +142,6 @@ def _scale_keys(model: Path, *, factor: float) -> None:
 def _set_bits(model: Path, bits: int) -> None:
     config = json.loads((model / "config.json").read_text())
     config["quantization_config"]["bits"] = bits
-    (model / "config.json").write_text(json.dumps(config))
-
-
-def _set_group_size(model: Path, size: int) -> None:
-    config = json.loads((model / "config.json").read_text())
-    config["quantization_config"]["group_size"] = size
     (model / "config.json").write_text(json.dumps(config))
 
 
