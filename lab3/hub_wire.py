@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -12,7 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -164,7 +166,7 @@ class HubServer:
             self._folder = Path(tempfile.mkdtemp(prefix="lab3-", dir=_TEMP))  # nobody else may enter
             path = str(self._folder / "hub")
         self.address = Address(path, os.urandom(32))
-        self._listener = Listener(self.address.path, family="AF_UNIX", backlog=64, authkey=self.address.key)
+        self._listener = Listener(self.address.path, family="AF_UNIX", backlog=64)
         self._closed = False
         self._thread = threading.Thread(target=self._accept, name="lab3-hub", daemon=True)
         self._thread.start()
@@ -174,8 +176,8 @@ class HubServer:
         if self._closed:
             return
         self._closed = True
-        with suppress(OSError, EOFError):  # `accept` does not notice that its socket is closed
-            Client(self.address.path, family="AF_UNIX", authkey=self.address.key).close()
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as waking:  # `accept` does not notice a closed socket
+            waking.connect(self.address.path)
         self._thread.join(5)
         self._listener.close()
         if self._folder is not None:
@@ -193,12 +195,22 @@ class HubServer:
         while not self._closed:
             try:
                 connection = self._listener.accept()
-            except Exception:  # a stranger without the key, or one that went at once
+            except OSError:  # one that went at once
                 continue
-            if self._closed:
-                connection.close()
-                return
-            threading.Thread(target=self._serve, args=(connection,), name="lab3-member", daemon=True).start()
+            # Its key is asked for in its own thread: a stranger that says nothing must not keep others waiting.
+            threading.Thread(target=self._admit, args=(connection,), name="lab3-member", daemon=True).start()
+
+    def _admit(self, connection: Connection[Any, Any]) -> None:
+        try:
+            deliver_challenge(connection, self.address.key)
+            answer_challenge(connection, self.address.key)
+        except (OSError, EOFError, AuthenticationError):
+            connection.close()
+            return
+        if self._closed:
+            connection.close()
+            return
+        self._serve(connection)
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
         number = self._hub.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lab3.evidence import Evidence
@@ -30,7 +31,6 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
     Raises UsageError for a model that cannot be resolved, quantized or served.
     """
     out.mkdir(parents=True, exist_ok=True)
-
     hub = Hub(folder=out, progress=progress)
     with member_of(hub) as member:
 
@@ -50,7 +50,5 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
 
 
 def _joined(evidence: Evidence, found: Evidence, section: str) -> Evidence:
-    from dataclasses import replace
-
     trouble = {**evidence.trouble, **found.trouble}
     return replace(evidence, trouble=trouble, **{section: getattr(found, section)})

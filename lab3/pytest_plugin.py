@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lab3.subject import Subject
     from lab3.verdicts import Check, Verdict
 
-EXIT_INFRASTRUCTURE = 3
 _DEFAULT_OUT = "lab3-suite"
 _MARKERS = {
     "gpu": "needs an NVIDIA GPU (run by `tox -e gpu`)",
@@ -52,17 +51,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption("--lab3-samples", metavar="N", type=int, help="samples of what is random (20)")
     what = "what the server promises: lmdeploy, all, or names with commas; the rest is not judged (lmdeploy)"
     group.addoption("--lab3-capabilities", metavar="LIST", help=what)
-    for name, text in _INI.items():
-        parser.addini(name, f"default of --{name.replace('_', '-')}{text}")
-
-
-_INI = {
-    "lab3_model": "",
-    "lab3_engine": "",
-    "lab3_out": "",
-    "lab3_samples": "",
-    "lab3_capabilities": "",
-}
+    for name in ("lab3_model", "lab3_engine", "lab3_out", "lab3_samples", "lab3_capabilities"):
+        parser.addini(name, f"default of --{name.replace('_', '-')}")
 
 
 @dataclass(frozen=True, kw_only=True)

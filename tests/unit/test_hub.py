@@ -7,6 +7,7 @@ import pickle
 import queue
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -447,6 +448,17 @@ def test_a_stranger_without_the_key_cannot_join(run):
         pytest.fail("let in")
     with remote_member(Address.from_dict(run.door.address.to_dict())) as member:
         assert member.once("value", lambda: 1) == 1
+
+
+def test_a_stranger_that_connects_and_says_nothing_keeps_nobody_out_and_nobody_in(run):
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as late:
+        silent.connect(run.door.address.path)
+        with remote_member(run.door.address) as member:
+            assert member.once("value", lambda: 1) == 1
+        late.connect(run.door.address.path)
+        began = time.monotonic()
+        run.door.close()
+        assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])
