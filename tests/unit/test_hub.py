@@ -123,6 +123,14 @@ class Run(Hub):
         for _ in range(count):
             self.asked.get(timeout=WAIT_S)
 
+    def await_waiting(self) -> None:
+        """Until a member waits for a server that another one starts."""
+        deadline = time.monotonic() + WAIT_S
+        with self._changed:
+            while not any(slot.waiting for slot in self._slots.values()):
+                assert time.monotonic() < deadline
+                self._changed.wait(0.02)
+
     def await_said(self, words: str) -> None:
         while words not in self.said.get(timeout=WAIT_S):
             pass
@@ -301,10 +309,11 @@ def test_a_server_that_nobody_keeps_is_stopped_after_the_block(run):
 
 
 def test_who_waited_gets_the_server_though_the_one_that_started_it_leaves_at_once(run):
-    run.before = lambda message: run.await_asked(2) if message == "building" else None
+    run.before = lambda message: run.await_waiting() if message == "building" else None
+    spec = run.spec("ready")
 
     def use_it() -> int | None:
-        with member_of(run) as member, member.server(run.spec("ready"), keep=False) as server:
+        with member_of(run) as member, member.server(spec, keep=False) as server:
             return server.pid
 
     with ThreadPoolExecutor() as pool:
