@@ -13,6 +13,7 @@ from typing import Any
 from lab3 import __version__
 from lab3.errors import Lab3Error
 from lab3.progress import Progress
+from lab3.threads import wait_patiently
 
 MODEL_HELP = (
     "`embedded` (SmolLM2-135M-Instruct, no hub needed), a folder, or a hub id such as internlm/internlm2_5-1_8b-chat"
@@ -22,6 +23,7 @@ MODEL_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 all well, 1 a check failed, 2 wrong usage, 3 trouble with the machine."""
     arguments = _parser().parse_args(argv)
+    wait_patiently()
     try:
         return int(arguments.run(arguments))
     except Lab3Error as error:

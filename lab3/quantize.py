@@ -7,6 +7,7 @@ memory is given back, and it can be stopped at any time. The new folder appears 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lab3 import threads
 from lab3.calibration import read_samples
 from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, check_folder, loadable, model_tensors, read_config
@@ -314,6 +316,7 @@ def _run_worker(job: dict[str, Any], scratch: Path, progress: Progress) -> dict[
             stderr=log_stream,
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the worker
+            env={**threads.PATIENT, **os.environ},
         )
     try:
         for line in worker.stdout or ():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from lab3.errors import Lab3Error
+from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
 _NEEDS_BACKEND = (("serve", "api_server"), ("chat",))
@@ -21,8 +21,7 @@ def main(argv: list[str]) -> int:
         argv = [*argv, "--device", "cpu"]
     if any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND) and not _given(argv, "--backend"):
         argv = [*argv, "--backend", "pytorch"]
-    # OpenMP's threads spin while they wait; beside another busy process that makes the engine several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_patiently()
     try:
         from lab3.cpu.patches import install
 
