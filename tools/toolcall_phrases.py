@@ -149,3 +149,12 @@ def _other(line: str) -> tuple[str, str, dict[str, tuple[str, str]], tuple[str, 
 
 # Other tools: name, description, parameters {name: (type, text)}, and how they are asked for (questions, values).
 OTHERS = tuple(map(_other, _lines("others.jsonl")))
+
+
+def _talks() -> tuple[tuple[dict[str, str], ...], ...]:
+    lines = (line for name in sorted(_FOLDER.glob("talks.*.jsonl")) for line in _lines(name.name))
+    return tuple(tuple(json.loads(line)["messages"]) for line in lines)
+
+
+# Conversations about anything, without tools, on which the model is to stay what it was.
+TALKS = _talks()

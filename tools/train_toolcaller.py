@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import random
@@ -32,6 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lab3 import calibration, toolcaller
 from lab3.embedded import embedded_folder
 from lab3.kv_quality import through_cache
+from tools import toolcall_phrases as phrases
 from tools.toolcall_data import Answered, Conversation, Question, conversations, no_call_questions
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -55,7 +57,9 @@ class Recipe:
     seed: int = 0
     steps: int = 3000
     batch_tokens: int = 49152  # a step's, padding counted
-    chat_share: float = 0.2  # of the conversations and texts, those that the base model wrote alone
+    chat_share: float = 0.3  # of the conversations and texts, those to imitate from their beginning
+    talk_share: float = 0.2  # of these, the written ones, `toolcall_phrases.TALKS`
+    question_share: float = 0.2  # of these, questions of training in a row; the base model wrote the others
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 1e-3
@@ -353,6 +357,24 @@ def own_texts(model: Any, tokenizer: Any, recipe: Recipe, device: str) -> tuple[
     return texts, [each for each in answered if each.answer.strip()]
 
 
+def talks(tokenizer: Any) -> list[list[int]]:
+    """The written conversations as token ids, those too long cut off."""
+    rendered = (encode(tokenizer, render(tokenizer, list(messages))) for messages in phrases.TALKS)
+    return [ids[:MAX_TOKENS] for ids in rendered]
+
+
+def question_rows(tokenizer: Any, seed: int, count: int = 4096) -> list[list[int]]:
+    """Documents of six questions of training in a row: English and Chinese about many things, nothing called."""
+    asked = (
+        message["content"]
+        for conversation in conversations(seed, [])
+        for message in conversation.messages
+        if message["role"] == "user"
+    )
+    rows = ("\n".join(itertools.islice(asked, 6)) for _ in range(count))
+    return [encode(tokenizer, _DOCUMENT_START + row)[:MAX_TOKENS] for row in rows]
+
+
 def _is_complete(ids: Sequence[int], tokenizer: Any) -> bool:
     return bool(ids) and ids[-1] == tokenizer.eos_token_id
 
@@ -408,8 +430,8 @@ def to_example(conversation: Conversation, tokenizer: Any) -> Example:
     return Example(ids, learned, tuple(plain), answer)
 
 
-def own_text(ids: list[int]) -> Example:
-    """A text of the base model's own: every token is compared with what it would write."""
+def whole_text(ids: list[int]) -> Example:
+    """A text of which every token is compared with what the base model would write."""
     return Example(ids, [False] * len(ids), tuple(ids), len(ids))
 
 
@@ -469,7 +491,7 @@ def _firsts(marked: Sequence[bool]) -> list[bool]:
 
 
 def _first_of_answer(example: Example) -> list[bool]:
-    # An own text is imitated from its beginning: there is no answer in it to tell apart.
+    # A whole text is imitated from its beginning: there is no answer in it to tell apart.
     answers = 0 < example.answer < len(example.ids)
     return [answers and place == len(example.ids) - example.answer for place in range(len(example.ids))]
 
@@ -488,17 +510,20 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
 
     def __init__(self, tokenizer: Any, recipe: Recipe, texts: Sequence[list[int]], chat: Sequence[Answered]) -> None:
         self.tokenizer, self.recipe, self.texts, self.chat = tokenizer, recipe, texts, chat
+        self.kinds = (texts, talks(tokenizer), question_rows(tokenizer, recipe.seed))
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         seed = self.recipe.seed * 1000 + (worker.id if worker else 0) + 1
         order = random.Random(seed)
         source = conversations(seed, self.chat)
+        talk_share, question_share = self.recipe.talk_share, self.recipe.question_share
         while True:
             pool: list[Example] = []
             while len(pool) < _POOL:
                 if order.random() < self.recipe.chat_share:
-                    example = own_text(order.choice(self.texts))
+                    (kind,) = order.choices(self.kinds, (1 - talk_share - question_share, talk_share, question_share))
+                    example = whole_text(order.choice(kind))
                 else:
                     example = to_example(next(source), self.tokenizer)
                 if len(example.ids) <= MAX_TOKENS:

@@ -249,3 +249,28 @@ def test_a_wording_is_trained_whatever_is_filled_in(text: str, trained: bool):
     from tools.wordings import is_trained
 
     assert is_trained(text) is trained
+
+
+def test_the_written_conversations_are_in_turns_and_none_is_there_twice():
+    from tools.toolcall_phrases import TALKS
+
+    for talk in TALKS:
+        assert [message["role"] for message in talk] == ["user", "assistant"] * (len(talk) // 2)
+        assert all(message["content"].strip() for message in talk)
+    texts = [message["content"] for talk in TALKS for message in talk if message["role"] == "assistant"]
+    assert len(texts) == len(set(texts)) > 300
+
+
+def test_what_perplexity_is_measured_on_is_not_in_the_written_conversations():
+    """Not a run of 16 letters of Chinese or 40 of anything else: two texts about different things share no more."""
+    from lab3.calibration import bundled_heldout
+    from tools.toolcall_phrases import TALKS
+
+    held_out = [str(message.get("content") or "") for sample in bundled_heldout() for message in sample.messages]
+    runs = set().union(*map(_runs, held_out))
+    assert not [run for talk in TALKS for message in talk for run in _runs(message["content"]) if run in runs]
+
+
+def _runs(text: str) -> set[str]:
+    size = 16 if any("\u4e00" <= letter <= "\u9fff" for letter in text) else 40
+    return {text[start : start + size] for start in range(len(text) - size + 1)}

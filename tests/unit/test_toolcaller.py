@@ -174,7 +174,7 @@ def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_round
     student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
     toolcaller.set_rows(base, student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)])
     teacher = training.Teacher(base, "cpu")
-    batch = training.collate([training.own_text([1, 20, 31, 42, 53, 64]), training.own_text([1, 33, 55])], 2)
+    batch = training.collate([training.whole_text([1, 20, 31, 42, 53, 64]), training.whole_text([1, 33, 55])], 2)
     assert training.losses(student, teacher, batch)[0] == 0  # nothing to learn as it stands
     assert training.losses(student, teacher, batch)[1] < 1e-5
     unrounded.choose(True, 4, "cpu")
@@ -237,7 +237,7 @@ def test_a_batch_marks_where_a_call_begins_or_could():
     call = training.Example([5, 6, 7, 8, 9, 2, 5, 7, 2], [False, False, True, True, True, True, False, True, True])
     silent = training.Example([5, 6, 7, 8], [False] * 4, (5, 7, 8), answer=2)
     forced = training.Example([5, 15, 12, 8, 2], [False, False, True, True, True])
-    alone = training.own_text([5, 6, 2])
+    alone = training.whole_text([5, 6, 2])
     batch = training.collate([call, silent, alone, forced], 2)
 
     def places(marked: torch.Tensor) -> list[list[int]]:
@@ -276,7 +276,7 @@ def test_what_was_there_already_and_that_a_forced_call_begins_is_not_learned(emb
 
 
 def test_groups_of_like_length_stay_within_their_tokens():
-    examples = [training.own_text([1] * length) for length in (9, 2, 3, 8, 2, 40, 3)]
+    examples = [training.whole_text([1] * length) for length in (9, 2, 3, 8, 2, 40, 3)]
     groups = [[len(each.ids) for each in group] for group in training.of_like_length(examples, 12)]
     assert groups == [[2, 2, 3, 3], [8], [9], [40]]
 
