@@ -12,7 +12,7 @@ import torch
 
 from lab3.cpu import kv_quant
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kernel")]  # one run of the kernels is enough
 
 
 @pytest.fixture(scope="module")
