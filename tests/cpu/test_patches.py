@@ -158,8 +158,8 @@ def test_the_command_offers_the_cpu_and_nothing_else():
     assert done.returncode == 2
     assert "--device" in done.stderr
     assert "'cpu'" in done.stderr
+    assert "usage: lmdeploy serve api_server " in done.stderr  # LMDeploy's own parser
 
 
 def test_the_command_is_lmdeploys():
-    assert "api_server" in lmdeploy_on_cpu("serve", "--help").stdout
     assert lmdeploy_on_cpu("--version").stdout.strip() == "0.18.0"
