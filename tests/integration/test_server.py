@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from lab3 import collect, funcall, vram
 from lab3.chat import chat
 from lab3.checks import CHECKS, judge, numbers_in
 from lab3.collect import kv_tokens
-from lab3.errors import UsageError
+from lab3.errors import InfraError, UsageError
 from lab3.evidence import Evidence
+from lab3.hub import RunningServer
 from lab3.models import kv_bytes_per_token, model_tensors, read_config
 from lab3.quantize import quantize
 from lab3.serve import ApiServer
@@ -44,7 +46,7 @@ FACTS = {
 }
 
 
-def metric(server: ApiServer, name: str) -> float:
+def metric(server: RunningServer, name: str) -> float:
     lines = requests.get(server.base_url.removesuffix("/v1") + "/metrics", timeout=10).text.splitlines()
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"lmdeploy:{name}{{"))
 
@@ -58,26 +60,28 @@ def wait_for(condition: Any, timeout_s: float = 20.0) -> bool:
     return True
 
 
-def test_the_server_says_that_it_is_healthy_and_what_it_serves(quantized_server: ApiServer):
+def test_the_server_says_that_it_is_healthy_and_what_it_serves(quantized_server: RunningServer):
     assert requests.get(quantized_server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200
     client = OpenAI(base_url=quantized_server.base_url, api_key="none")
     assert [model.id for model in client.models.list()] == [quantized_server.model_name]
 
 
-def test_it_listens_on_this_machine_only(quantized_server: ApiServer):
+def test_it_listens_on_this_machine_only(quantized_server: RunningServer):
     import psutil
 
+    main = psutil.Process(quantized_server.pid)
+    port = int(quantized_server.base_url.removesuffix("/v1").rsplit(":", 1)[1])
     sockets = [
         connection.laddr
-        for pid in quantized_server.pids
-        for connection in psutil.Process(pid).net_connections(kind="inet")
+        for process in (main, *main.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert quantized_server.port in {address.port for address in sockets}
-    assert {address.ip for address in sockets if address.port == quantized_server.port} == {"127.0.0.1"}
+    assert port in {address.port for address in sockets}
+    assert {address.ip for address in sockets if address.port == port} == {"127.0.0.1"}
 
 
-def test_the_quantized_model_answers_questions(quantized_server: ApiServer):
+def test_the_quantized_model_answers_questions(quantized_server: RunningServer):
     results = [chat(q, base_url=quantized_server.base_url, temperature=0.0, max_tokens=48) for q in FACTS]
     right = [word for word, result in zip(FACTS.values(), results, strict=True) if word in result.text.lower()]
     assert len(right) >= 4, [result.text for result in results]  # of six, as a model of this size does
@@ -87,7 +91,7 @@ def test_the_quantized_model_answers_questions(quantized_server: ApiServer):
         assert result.usage.prompt_tokens + result.usage.completion_tokens == result.usage.total_tokens
 
 
-def test_a_streamed_answer_is_the_unstreamed_one(quantized_server: ApiServer):
+def test_a_streamed_answer_is_the_unstreamed_one(quantized_server: RunningServer):
     settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0, "max_tokens": 40}
     whole = chat(QUESTIONS[3], **settings)
     streamed = chat(QUESTIONS[3], stream=True, **settings)
@@ -97,7 +101,7 @@ def test_a_streamed_answer_is_the_unstreamed_one(quantized_server: ApiServer):
     assert 0 < streamed.ttft_s < streamed.seconds
 
 
-def test_a_conversation_goes_on_with_what_was_said(quantized_server: ApiServer):
+def test_a_conversation_goes_on_with_what_was_said(quantized_server: RunningServer):
     settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0, "max_tokens": 40}
     first = chat("My name is Wang Wei.", **settings)
     second = chat(first.followed_by("What is my name?"), **settings)
@@ -107,7 +111,7 @@ def test_a_conversation_goes_on_with_what_was_said(quantized_server: ApiServer):
     assert second.usage.prompt_tokens > first.usage.prompt_tokens + first.usage.completion_tokens + 5
 
 
-def test_eight_questions_at_once_get_the_answers_that_they_get_alone(quantized_server: ApiServer):
+def test_eight_questions_at_once_get_the_answers_that_they_get_alone(quantized_server: RunningServer):
     """Token by token. Texts would not do: where `max_tokens` cuts a character in two, LMDeploy's detokenizer drops all
     text of the last chunk, complete characters too, and how many tokens a chunk has depends on the server's load."""
     server = quantized_server
@@ -132,7 +136,7 @@ def test_eight_questions_at_once_get_the_answers_that_they_get_alone(quantized_s
     assert together == alone
 
 
-def test_a_seed_repeats_an_answer_over_the_wire(quantized_server: ApiServer):
+def test_a_seed_repeats_an_answer_over_the_wire(quantized_server: RunningServer):
     def sample(seed: int) -> str:
         settings: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 32}
         return chat(QUESTIONS[5], base_url=quantized_server.base_url, seed=seed, **settings).text
@@ -140,7 +144,7 @@ def test_a_seed_repeats_an_answer_over_the_wire(quantized_server: ApiServer):
     assert sample(3) == sample(3) != sample(4)
 
 
-def test_a_client_that_hangs_up_frees_the_cache(plain_server: ApiServer):
+def test_a_client_that_hangs_up_frees_the_cache(plain_server: RunningServer):
     client = OpenAI(base_url=plain_server.base_url, api_key="none", max_retries=0)
     stream = client.chat.completions.create(
         model=plain_server.model_name,
@@ -160,7 +164,7 @@ def test_a_client_that_hangs_up_frees_the_cache(plain_server: ApiServer):
 
 @pytest.mark.parametrize("style", ["tool", "environment"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_it_adds_then_multiplies_by_its_own_choice(quantized_server: ApiServer, style: funcall.Style, stream: bool):
+def test_it_adds_then_multiplies_by_its_own_choice(quantized_server: RunningServer, style: funcall.Style, stream: bool):
     run = funcall.run_tools(
         collect.TOOL_QUESTION, base_url=quantized_server.base_url, style=style, stream=stream, temperature=0.0
     )
@@ -172,7 +176,7 @@ def test_it_adds_then_multiplies_by_its_own_choice(quantized_server: ApiServer, 
 
 
 @pytest.mark.parametrize("question", ["Tell me a story about a fox.", "介绍一下你自己", "What is 20 minus 4?"])
-def test_it_calls_nothing_where_nothing_fits(quantized_server: ApiServer, question: str):
+def test_it_calls_nothing_where_nothing_fits(quantized_server: RunningServer, question: str):
     settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0, "max_tokens": 48}
     run = funcall.run_tools(question, **settings)
     assert run.outcome == "no_call"
@@ -180,7 +184,7 @@ def test_it_calls_nothing_where_nothing_fits(quantized_server: ApiServer, questi
     assert "<|" not in run.answer
 
 
-def test_the_lab_s_own_question_is_judged_well(quantized_server: ApiServer):
+def test_the_lab_s_own_question_is_judged_well(quantized_server: RunningServer):
     asked = collect.ask_with_tools(quantized_server.base_url)
     assert asked.tool_choice == "auto"
     verdicts = judge(Evidence(subject="reference", model="embedded", tools=(asked,)))
@@ -189,7 +193,7 @@ def test_the_lab_s_own_question_is_judged_well(quantized_server: ApiServer):
 
 @pytest.mark.parametrize(("tool", "stream"), [(funcall.add, False), (funcall.mul, True)])
 def test_a_forced_call_is_valid_json_of_the_right_function(
-    quantized_server: ApiServer, tool: funcall.Tool, stream: bool
+    quantized_server: RunningServer, tool: funcall.Tool, stream: bool
 ):
     run = funcall.run_tools(
         f"Use the function {tool.__name__} on 3 and 5.",
@@ -206,7 +210,7 @@ def test_a_forced_call_is_valid_json_of_the_right_function(
     assert len(run.rounds) == 2
 
 
-def test_the_tools_are_in_the_prompt_that_the_model_sees(quantized_server: ApiServer):
+def test_the_tools_are_in_the_prompt_that_the_model_sees(quantized_server: RunningServer):
     """LMDeploy renders the checkpoint's own template; one that ignores tools would fail in silence."""
     client = OpenAI(base_url=quantized_server.base_url, api_key="none")
     messages: Any = [{"role": "user", "content": "What is 3 + 5?"}]
@@ -220,18 +224,18 @@ def test_the_tools_are_in_the_prompt_that_the_model_sees(quantized_server: ApiSe
 @pytest.mark.parametrize(("which", "bits"), [("plain_server", 16), ("quantized_server", 4)])
 def test_the_pool_holds_the_tokens_that_its_memory_allows(which: str, bits: int, request: pytest.FixtureRequest):
     """0.3 of what is free after the weights, divided by the bytes of a token."""
-    server: ApiServer = request.getfixturevalue(which)
+    server: RunningServer = request.getfixturevalue(which)
     tokens = kv_tokens(server.base_url)
     assert tokens is not None
-    pool_mib = tokens * kv_bytes_per_token(read_config(server.model), bits) / 2**20
+    pool_mib = tokens * kv_bytes_per_token(read_config(Path(server.spec.model)), bits) / 2**20
     total_mib = 4096
     # Before its share LMDeploy sets aside fp16 logits of a prefill: (8192 + 2 x batch) x vocabulary x 2 bytes.
     set_aside_mib = (8192 + 2 * 32) * 49152 * 2 / 2**20
     assert 0.3 * (total_mib - set_aside_mib - 1800) < pool_mib < 0.3 * (total_mib - set_aside_mib)
 
 
-def test_int4_holds_almost_four_times_the_tokens_of_fp16(plain_server: ApiServer, quantized_server: ApiServer):
-    config = read_config(plain_server.model)
+def test_int4_holds_almost_four_times_the_tokens_of_fp16(plain_server: RunningServer, quantized_server: RunningServer):
+    config = read_config(Path(plain_server.spec.model))
     assert kv_bytes_per_token(config, 16) / kv_bytes_per_token(config, 4) == pytest.approx(128 / 36)
     plain, quantized = kv_tokens(plain_server.base_url), kv_tokens(quantized_server.base_url)
     assert plain is not None
@@ -239,29 +243,53 @@ def test_int4_holds_almost_four_times_the_tokens_of_fp16(plain_server: ApiServer
     assert quantized / plain > 128 / 36 * 0.95
 
 
-def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(embedded_model: Path, w4a16: Path):
-    """With KV pools of the same bytes, so that nothing but the weights can make the difference."""
+@dataclass(frozen=True)
+class Stopped:
+    """A server that was asked, measured and stopped: what its processes were, and what was left of it right after."""
 
-    def engine_mib(folder: Path) -> int:
-        with ApiServer(folder, kv_bits=16, cache_ratio=0.3, extra_args=["--num-gpu-blocks", "64"]) as server:
-            with vram.Meter(server.pid, device="cpu") as meter:
-                chat(QUESTIONS[0], base_url=server.base_url, max_tokens=16, temperature=0.0)
-            return meter.last.used_mib
-
-    saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(t.size_bytes for t in model_tensors(w4a16))
-    assert engine_mib(embedded_model) - engine_mib(w4a16) >= saved / 2**20 / 2
+    used_mib: int
+    pids: list[int]
+    pids_left: list[int]
+    port_free: bool
 
 
-def test_a_stopped_server_leaves_no_process_and_no_port(embedded_model: Path):
+@pytest.fixture(scope="module")
+def stopped_servers(embedded_model: Path, w4a16: Path) -> dict[str, Stopped]:
+    """Of the plain model and the quantized one, each alone and with a KV pool of the same bytes."""
+    return {"plain": _serve_and_stop(embedded_model), "w4a16": _serve_and_stop(w4a16)}
+
+
+def _serve_and_stop(folder: Path) -> Stopped:
     import psutil
 
     from lab3.ports import reserve
 
-    with ApiServer(embedded_model, cache_ratio=0.2) as server:
+    with ApiServer(folder, kv_bits=16, cache_ratio=0.3, extra_args=["--num-gpu-blocks", "64"]) as server:
+        with vram.Meter(server.pid, device="cpu") as meter:
+            chat(QUESTIONS[0], base_url=server.base_url, max_tokens=16, temperature=0.0)
         pids, port = server.pids, server.port
-        assert len(pids) >= 2
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    reserve("127.0.0.1", port).close()
+    left = [pid for pid in pids if psutil.pid_exists(pid)]
+    try:
+        reserve("127.0.0.1", port).close()
+    except InfraError:
+        return Stopped(meter.last.used_mib, pids, left, port_free=False)
+    return Stopped(meter.last.used_mib, pids, left, port_free=True)
+
+
+def test_w4a16_takes_less_process_memory_by_half_of_the_saved_weights(
+    stopped_servers: dict[str, Stopped], embedded_model: Path, w4a16: Path
+):
+    """With KV pools of the same bytes, so that nothing but the weights can make the difference."""
+    saved = sum(t.size_bytes for t in model_tensors(embedded_model)) - sum(t.size_bytes for t in model_tensors(w4a16))
+    assert stopped_servers["plain"].used_mib - stopped_servers["w4a16"].used_mib >= saved / 2**20 / 2
+
+
+@pytest.mark.parametrize("which", ["plain", "w4a16"])
+def test_a_stopped_server_leaves_no_process_and_no_port(stopped_servers: dict[str, Stopped], which: str):
+    stopped = stopped_servers[which]
+    assert len(stopped.pids) >= 2
+    assert not stopped.pids_left
+    assert stopped.port_free
 
 
 def test_an_internlm2_folder_is_quantized_and_served_like_any_other(internlm2_tokenizer: bytes, tmp_path: Path):
