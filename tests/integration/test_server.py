@@ -14,7 +14,7 @@ import requests
 from openai import OpenAI
 
 from lab3 import collect, funcall, vram
-from lab3.chat import chat
+from lab3.chat import ChatResult, chat
 from lab3.checks import CHECKS, judge, numbers_in
 from lab3.collect import kv_tokens
 from lab3.errors import InfraError, UsageError
@@ -36,6 +36,7 @@ QUESTIONS = (
     "Write a Python function that adds two numbers.",
     "Who wrote Hamlet?",
 )
+# Whatever a model of this size may know; none was left out for not being known.
 FACTS = {
     "What is the capital of Germany?": "berlin",
     "List five fruits.": "banana",
@@ -43,6 +44,20 @@ FACTS = {
     "What is H2O?": "hydrogen",
     "How many legs does a spider have?": "eight",
     "Name three colours of the rainbow.": "red",
+    "What is the capital of Italy?": "rome",
+    "Which planet is known as the red planet?": "mars",
+    "What do bees make?": "honey",
+    "What is the largest ocean on Earth?": "pacific",
+    "Who wrote Romeo and Juliet?": "shakespeare",
+    "What language is spoken in Brazil?": "portuguese",
+    "What gas do plants take in from the air?": "carbon",
+    "What is the opposite of hot?": "cold",
+    "In which country are the pyramids of Giza?": "egypt",
+    "What is frozen water called?": "ice",
+    "Which animal barks?": "dog",
+    "What star does the Earth orbit?": "sun",
+    "How many days does a week have?": "seven",
+    "What is the first month of the year?": "january",
 }
 
 
@@ -82,9 +97,15 @@ def test_it_listens_on_this_machine_only(quantized_server: RunningServer):
 
 
 def test_the_quantized_model_answers_questions(quantized_server: RunningServer):
-    results = [chat(q, base_url=quantized_server.base_url, temperature=0.0, max_tokens=48) for q in FACTS]
+    """It knows 12 of the 20; one that quantization broke would know none."""
+
+    def ask(question: str) -> ChatResult:
+        return chat(question, base_url=quantized_server.base_url, temperature=0.0, max_tokens=48)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(ask, FACTS))
     right = [word for word, result in zip(FACTS.values(), results, strict=True) if word in result.text.lower()]
-    assert len(right) >= 4, [result.text for result in results]  # of six, as a model of this size does
+    assert len(right) >= 6, [result.text for result in results]
     for result in results:
         assert result.finish_reason in ("stop", "length")
         assert result.usage is not None
