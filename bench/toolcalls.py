@@ -209,13 +209,26 @@ def measure(
     return scores
 
 
-def bench(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """Serve every configuration and ask; the report as JSON-ready values."""
+def bench(
+    arguments: argparse.Namespace, progress: Progress, keep: Callable[[dict[str, Any]], None] = lambda report: None
+) -> dict[str, Any]:
+    """Serve every configuration and ask; the report as JSON-ready values.
+
+    `keep` gets the report of the configurations so far after each of them: what was measured outlives an interruption.
+    """
     tasks = [task_of(case, arguments.names) for case in held_out_cases(arguments.cases)]
     sampled = [task for task in tasks if task.expected][: arguments.sampled_cases]
     jobs = [(task, _sampling(task, sample)) for task in sampled for sample in range(arguments.samples)]
     configs: list[Config] = arguments.configs
     found: dict[str, Any] = {}
+    report = {
+        "model": arguments.model,
+        "names": arguments.names,
+        "cases": len(tasks),
+        "sampling": {"cases": len(sampled), "samples": arguments.samples, **SAMPLED},
+        "environment": environment(),
+        "configs": found,
+    }
     with ExitStack() as stack:
         folders = _folders(arguments, stack, progress)
         for number, config in enumerate(configs, 1):
@@ -224,6 +237,7 @@ def bench(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 kv_bits=config.kv_bits,
                 engine=arguments.engine,
                 dtype=DTYPES[config.weights],
+                cache_ratio=arguments.cache_ratio,
                 tool_call_parser="internlm",
             ) as server:
                 common: dict[str, Any] = {"threads": arguments.concurrency, "progress": progress}
@@ -237,14 +251,8 @@ def bench(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                     "outcomes": Counter(each.run.outcome for each in scores),
                     "misses": [each.to_dict() for each in scores if each.missed][: arguments.show],
                 }
-    return {
-        "model": arguments.model,
-        "names": arguments.names,
-        "cases": len(tasks),
-        "sampling": {"cases": len(sampled), "samples": arguments.samples, **SAMPLED},
-        "environment": environment(),
-        "configs": found,
-    }
+            keep(report)
+    return report
 
 
 def _sampling(task: Task, sample: int) -> dict[str, Any]:
@@ -318,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=5, metavar="K", help="of each sampled case; 0 for none")
     parser.add_argument("--sampled-cases", type=_positive, default=100, metavar="N")
     parser.add_argument("--concurrency", type=_positive, default=8, metavar="N")
+    parser.add_argument("--cache-ratio", type=float, default=0.8, metavar="R", help="the KV cache's share of memory")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="misses to list for each configuration")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report to FILE as JSON")
@@ -327,13 +336,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when it was measured, whatever came out, 2 for wrong usage and 3 for trouble with the machine."""
     arguments = _parser().parse_args(argv)
+
+    def keep(report: dict[str, Any]) -> None:
+        if arguments.out:
+            write_report(report, arguments.out)
+
     try:
-        report = bench(arguments, TerminalProgress())
+        report = bench(arguments, TerminalProgress(), keep)
     except Lab3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if arguments.out:
-        write_report(report, arguments.out)
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
