@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from lab3.blame import blame
-from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ToolFacts
+from lab3.evidence import CallFacts, Evidence, QuantizationFacts, ServerFacts, ToolFacts
 from lab3.verdicts import Check, Finding, Status, Verdict, exit_code, score, verdict_of
 
 __all__ = ["CHECKS", "Check", "Finding", "Status", "Verdict", "exit_code", "judge", "numbers_in", "score"]
@@ -160,7 +160,7 @@ def _kv_cache_is_int4(evidence: Evidence) -> Finding:
         return Finding("pass", f"{flag}; its capacity is not told by this engine", "the server's command", 4, 4)
     pool_before = before.kv_tokens * q.kv_bytes_per_token[str(before.kv_bits)]
     weights_saved = q.weight_bytes_before - q.weight_bytes_after
-    pool = (after.used_mib - before.used_mib) * 2**20 + weights_saved + pool_before
+    pool = (_own_mib(after) - _own_mib(before)) * 2**20 + weights_saved + pool_before
     measured, expected = pool / after.kv_tokens, q.kv_bytes_per_token["4"]
     return _decide(
         abs(measured / expected - 1) <= KV_TOLERANCE,
@@ -190,15 +190,21 @@ def _memory_falls(evidence: Evidence) -> Finding:
         return Finding("unknown", "there is no baseline to compare with", source="memory of both servers")
     if after.total_mib != before.total_mib or after.memory_method != before.memory_method:
         return Finding("unknown", "the two servers were measured on different devices", source="memory of both servers")
-    ceiling = before.used_mib - (q.weight_bytes_before - q.weight_bytes_after) / 2**20 / 2
+    ceiling = _own_mib(before) - (q.weight_bytes_before - q.weight_bytes_after) / 2**20 / 2
+    others = f", beside {after.foreign_mib} of others" if after.foreign_mib else ""
     return _decide(
-        after.used_mib <= ceiling,
-        yes=f"{before.used_mib} → {after.used_mib} MiB of {after.total_mib}",
-        no=f"{after.used_mib} MiB, above the ceiling of {ceiling:.0f}: less than half of the weights saved",
+        _own_mib(after) <= ceiling,
+        yes=f"{_own_mib(before)} → {_own_mib(after)} MiB of {after.total_mib}{others}",
+        no=f"{_own_mib(after)} MiB, above the ceiling of {ceiling:.0f}: less than half of the weights saved{others}",
         source=f"memory of both servers ({after.memory_method})",
         expected={"used_mib_at_most": round(ceiling)},
-        actual={"baseline_mib": before.used_mib, "quantized_mib": after.used_mib},
+        actual={"baseline_mib": _own_mib(before), "quantized_mib": _own_mib(after)},
     )
+
+
+def _own_mib(server: ServerFacts) -> int:
+    """What the server holds: strangers on the card may come and go between two servers."""
+    return server.used_mib - server.foreign_mib
 
 
 def _model_answers(evidence: Evidence) -> Finding:

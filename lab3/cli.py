@@ -173,6 +173,7 @@ def _vram_predict(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         weights_mib=arguments.weights_mib,
         model=arguments.model,
+        foreign_mib=arguments.foreign_mib,
         lmdeploy=arguments.lmdeploy,
     )
     return _show(arguments, prediction.to_dict())
@@ -221,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--bits", type=int, default=4, help="bits of a weight; LMDeploy's AWQ has 4")
     quantize.add_argument("--group-size", type=int, default=128, help="weights that share a scale (%(default)s)")
     quantize.add_argument("--search-scale", action="store_true", help="search AWQ's scale ratio: slower, often better")
-    quantize.add_argument("--batch-size", type=_positive, help="calibration samples at once (GPU: 1; CPU: up to 16)")
+    quantize.add_argument(
+        "--batch-size", type=_positive, help="calibration samples at once (up to 16, as memory allows)"
+    )
     quantize.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     quantize.add_argument("--dtype", default="auto", choices=("auto", "float16", "bfloat16"))
     quantize.add_argument("--calibration", type=Path, help="a .txt or .jsonl file in place of lab3's own text")
@@ -263,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     size = foretell.add_mutually_exclusive_group(required=True)
     size.add_argument("--weights-mib", type=float, help="the weights on the GPU")
     size.add_argument("--model", help=f"gives the weights and what a token takes; config.json is enough: {MODEL_HELP}")
+    foretell.add_argument("--foreign-mib", type=float, default=0.0, help="what others hold of it (%(default)s)")
     foretell.add_argument("--ratio", type=float, required=True, help="--cache-max-entry-count")
     foretell.add_argument("--kv-bits", type=int, required=True, choices=(16, 8, 4), help="bits of the KV cache")
     foretell.add_argument("--engine", required=True, choices=("turbomind", "pytorch"), help="LMDeploy's engine")

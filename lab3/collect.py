@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from lab3 import funcall, vram
+from lab3.capacity import kv_tokens
 from lab3.chat import chat
 from lab3.errors import UsageError
 from lab3.evidence import (
@@ -177,23 +177,9 @@ def server_facts(server: RunningServer, peak: vram.Reading) -> ServerFacts:
         used_mib=peak.used_mib,
         total_mib=peak.total_mib,
         memory_method=peak.method,
-        kv_tokens=kv_tokens(server.base_url),
+        kv_tokens=kv_tokens(server.base_url, server.log_path),
+        foreign_mib=server.foreign_mib,
     )
-
-
-def kv_tokens(base_url: str) -> int | None:
-    """Tokens that the server's KV cache holds, from its own /distserve/engine_info; None if it does not tell.
-
-    LMDeploy's PyTorch engine tells blocks and tokens in a block; TurboMind leaves the blocks out.
-    """
-    import requests
-
-    try:
-        told = requests.get(base_url.removesuffix("/v1") + "/distserve/engine_info", timeout=10).json()
-        info = json.loads(told) if isinstance(told, str) else told  # LMDeploy sends JSON within JSON
-        return int(info["num_gpu_blocks"]) * int(info["block_size"]) or None
-    except (requests.RequestException, ValueError, KeyError, TypeError):
-        return None
 
 
 def quantization_facts(result: QuantizeResult, config: ModelConfig) -> QuantizationFacts:

@@ -44,6 +44,7 @@ class ServerFacts:
     total_mib: int
     memory_method: str
     kv_tokens: int | None  # tokens that the KV cache holds, as the server itself tells
+    foreign_mib: int = 0  # of `used_mib`: what others held of the card before the server started
 
 
 @dataclass(frozen=True, kw_only=True)

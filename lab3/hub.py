@@ -58,6 +58,7 @@ class RunningServer:
     startup_seconds: float
     log_path: Path | None
     device: str | None  # the UUIDs of the leased GPUs; None on the CPU
+    foreign_mib: int = 0  # what others held of the GPU before it started
 
 
 class Closed(InfraError):
@@ -342,6 +343,7 @@ class Hub:
             startup_seconds=server.startup_seconds or 0.0,
             log_path=server.log_path,
             device=env.get("CUDA_VISIBLE_DEVICES"),
+            foreign_mib=server.foreign_mib,
         )
 
     @contextmanager

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol, Self
 
 from lab3 import ports
 from lab3.diagnose import Diagnosis, diagnose
-from lab3.errors import InfraError, UsageError
+from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, loadable, read_config
 from lab3.progress import Progress, silent
 from lab3.rendering import check_tools_shown
@@ -109,7 +109,7 @@ class ApiServer:
         self._shows_tools = tool_call_parser is not None
         self.model_name = model_name or self.model.name
         self._env = dict(env or {})
-        self.engine: Engine = engine_for(config, engine, {**os.environ, **self._env})
+        self.engine: Engine = engine_for(config, engine, {**os.environ, **self._env}, kv_bits=kv_bits)
         self.host = host
         self._flags = server_flags(
             config,
@@ -144,7 +144,7 @@ class ApiServer:
         self._vram_before = self._read_vram()
         try:
             self._check_model()
-        except UsageError:
+        except Lab3Error:
             self.stop()
             raise
         if self._reservation.fileno() < 0:  # stopped before, and started again
@@ -235,6 +235,11 @@ class ApiServer:
         """All processes of the server, its engine's and lab3's guard among them."""
         return [] if self._process is None else self._process.pids()
 
+    @property
+    def foreign_mib(self) -> int:
+        """What other processes held of the GPU when it was started; 0 on the CPU."""
+        return 0 if self._vram_before is None else self._vram_before.used_mib
+
     def running(self) -> bool:
         """Whether the process lives; it may still be loading, or hang."""
         return self._process is not None and bool(self._process.running())
@@ -280,20 +285,18 @@ class ApiServer:
         return None
 
     def _check_model(self) -> None:
-        """Raise UsageError for what is sure to fail, now rather than after minutes of loading."""
+        """Raise UsageError or InfraError for what is sure to fail, now rather than after minutes of loading."""
         if self._shows_tools:
             check_tools_shown(self.model)
         card, quantization = self._vram_before, read_config(self.model).quantization or {}
         if card is None or "--tp" in self._extra_args or quantization.get("quant_method", "awq") != "awq":
             return  # several cards, or sizes that lab3 does not know: LMDeploy will tell
-        from lab3.vram_predict import predict
-
-        predict(
-            total_mib=card.total_mib,
+        check_fits(
+            self.model,
+            card=card,
             ratio=self._cache_ratio,
             kv_bits=self._kv_bits,
             engine=self.engine,
-            model=self.model,
         )
 
     def _wait_vram(self) -> None:
@@ -353,6 +356,21 @@ class AttachedServer:
 
     def log_tail(self, n: int = 20) -> list[str]:
         return []
+
+
+def check_fits(model: Path, *, card: Reading, ratio: float, kv_bits: int, engine: str) -> None:
+    """Whether a server of `model` fits on `card`, by prediction.
+
+    Raises UsageError if it never will, and InfraError if it would but for what others hold of the card.
+    """
+    from lab3.vram_predict import predict
+
+    asked = {"total_mib": card.total_mib, "ratio": ratio, "kv_bits": kv_bits, "engine": engine, "model": model}
+    predict(**asked)  # type: ignore[arg-type]
+    try:
+        predict(**asked, foreign_mib=min(card.used_mib, card.total_mib - 1))  # type: ignore[arg-type]
+    except UsageError as busy:
+        raise InfraError(busy.what, why=busy.why, todo=busy.todo, kind="gpu_memory") from busy
 
 
 def attach(base_url: str, *, api_key: str = "none", timeout_s: float = 10.0) -> AttachedServer:

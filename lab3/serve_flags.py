@@ -14,11 +14,16 @@ Engine = Literal["turbomind", "pytorch", "cpu"]
 
 QUANT_POLICY = {16: 0, 8: 8, 4: 4}  # bits of a number in the KV cache -> LMDeploy's --quant-policy
 TURBOMIND_AWQ_GROUP_SIZE = 128  # lmdeploy/turbomind/converter.py
+# Heads that wide end TurboMind's server at the first token of an int4 KV cache ("CUDA error: misaligned address",
+# LMDeploy 0.18 on an H100); heads of 128 do not.
+TURBOMIND_NO_INT4_HEAD_DIM = 64
 OLDEST_CAPABILITY = (7, 0)  # of TurboMind's kernels, and of Triton's for the PyTorch engine
 _MIG_CAPABILITY = "8.0"  # NVML does not tell a slice's; the first cards that can be sliced have this one
 
 
-def engine_for(config: ModelConfig, wish: Engine | Literal["auto"], env: Mapping[str, str]) -> Engine:
+def engine_for(
+    config: ModelConfig, wish: Engine | Literal["auto"], env: Mapping[str, str], *, kv_bits: int = 16
+) -> Engine:
     """The engine for `wish`, where "auto" asks the hardware. Raises UsageError for one that cannot serve the model."""
     if wish not in ("auto", "turbomind", "pytorch", "cpu"):
         raise UsageError(f"there is no engine {wish!r}", todo="choose auto, turbomind, pytorch or cpu")
@@ -29,21 +34,17 @@ def engine_for(config: ModelConfig, wish: Engine | Literal["auto"], env: Mapping
             todo="choose the engine 'cpu', or another GPU with CUDA_VISIBLE_DEVICES",
         )
     if wish == "auto":
-        return choose_engine(config, gpu_capability(env))
-    if wish == "turbomind" and (obstacle := _awq_obstacle(config)):
-        raise UsageError(
-            "TurboMind cannot serve this model",
-            why=obstacle,
-            todo="quantize with group size 128, or use the engine 'pytorch'",
-        )
+        return choose_engine(config, gpu_capability(env), kv_bits=kv_bits)
+    if wish == "turbomind" and (obstacle := _turbomind_obstacle(config, kv_bits)):
+        raise UsageError("TurboMind cannot serve this model", why=obstacle[0], todo=obstacle[1])
     return wish
 
 
-def choose_engine(config: ModelConfig, capability: tuple[int, int] | None) -> Engine:
+def choose_engine(config: ModelConfig, capability: tuple[int, int] | None, *, kv_bits: int = 16) -> Engine:
     """The fastest engine that serves the model: `capability` is the GPU's compute capability, None without a GPU."""
     if capability is None:
         return "cpu"
-    return "pytorch" if _awq_obstacle(config) else "turbomind"
+    return "pytorch" if _turbomind_obstacle(config, kv_bits) else "turbomind"
 
 
 def server_flags(
@@ -104,11 +105,20 @@ def gpu_capability(environ: Mapping[str, str] = os.environ) -> tuple[int, int] |
     return int(major), int(minor)
 
 
-def _awq_obstacle(config: ModelConfig) -> str:
+def _turbomind_obstacle(config: ModelConfig, kv_bits: int) -> tuple[str, str] | None:
+    """Why TurboMind does not serve it, and what to do."""
     group_size = (config.quantization or {}).get("group_size")
     if _quant_method(config) == "awq" and group_size not in (None, 0, TURBOMIND_AWQ_GROUP_SIZE):
-        return f"its AWQ group size is {group_size}, and TurboMind has kernels for {TURBOMIND_AWQ_GROUP_SIZE} only"
-    return ""
+        return (
+            f"its AWQ group size is {group_size}, and TurboMind has kernels for {TURBOMIND_AWQ_GROUP_SIZE} only",
+            "quantize with group size 128, or use the engine 'pytorch'",
+        )
+    if kv_bits == 4 and config.head_dim == TURBOMIND_NO_INT4_HEAD_DIM:
+        return (
+            f"its heads are {config.head_dim} wide, with which TurboMind's int4 KV cache ends at the first token",
+            "use 8 bits for the KV cache, or the engine 'pytorch'",
+        )
+    return None
 
 
 def _quant_method(config: ModelConfig) -> str | None:

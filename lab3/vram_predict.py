@@ -1,33 +1,40 @@
 """What a server will hold on a card before it is started: weights, KV cache, what LMDeploy itself takes, the sum.
 
-used = o + W + r (T - o - W - R) + e, in MiB. T is the card, W the weights, r `--cache-max-entry-count`. o is taken
-before the cache is sized: the CUDA context, the libraries' kernels and the engine's workspace (and what the driver
-keeps for itself). e is allocated after it: CUDA graphs, buffers of the first requests. R is what the PyTorch engine
-subtracts before it takes its share, without holding it yet; TurboMind has none. The bits of the KV cache are not in
-the formula: they change what the pool holds, not its size.
+used = F + o + W + r (T - F - o - W - R) + e, in MiB. T is the card, F what others hold of it, W the weights, r
+`--cache-max-entry-count`. o is taken before the cache is sized: the CUDA context, the libraries' kernels and the
+engine's workspace (and what the driver keeps for itself). e is allocated after it: CUDA graphs, buffers of the first
+requests. R is what the PyTorch engine subtracts before it takes its share, without holding it yet; TurboMind has none.
+The bits of the KV cache are not in the formula: they change what the pool holds, not its size.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lab3.capacity import BLOCK_TOKENS, slab_of, turbomind_tokens
 from lab3.errors import UsageError
 from lab3.models import ModelConfig, kv_bytes_per_token, model_tensors, read_config, resolve, weight_files
 from lab3.nvml import MIB
 from lab3.quantize import folder_bytes, predict_weight_bytes
+from lab3.vram_constants import (
+    LAB_VOCABULARY,
+    WEIGHTS_4,
+    Bound,
+    Fit,
+    Source,
+    VramReading,
+    check_request,
+    fit,
+    parse_reading,
+    sources_of,
+)
 
 __all__ = ["Fit", "Prediction", "Range", "VramReading", "fit", "parse_reading", "predict", "predict_model_bytes"]
-
-ENGINES = ("turbomind", "pytorch")
-KV_BITS = (16, 8, 4)  # LMDeploy's --quant-policy 0, 8 and 4
-BLOCK_TOKENS = 64  # both engines hand out the cache in blocks of that many tokens
-LAB_VOCABULARY = 92544  # InternLM2.5, the lab's model, and that of the readings below
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Prediction:
     disk_mib: float | None
     kv_bytes_per_token: int | None
     total_mib: float
+    foreign_mib: float
     ratio: float
     kv_bits: int
     engine: str
@@ -80,17 +88,23 @@ def predict(
     engine: str,
     weights_mib: float | None = None,
     model: str | Path | None = None,
+    foreign_mib: float = 0.0,
     lmdeploy: str | None = None,
 ) -> Prediction:
-    """What a server of `model`, or of `weights_mib` of weights, will hold on a card of `total_mib`.
+    """What a card of `total_mib` will show with a server of `model`, or of `weights_mib` of weights, on it.
 
-    `lmdeploy` is the version, by default the installed one. `model` is a folder (its config.json is enough) or what
+    `foreign_mib` is what other processes hold of the card and go on holding; it counts in `used`. `lmdeploy` is the
+    version, by default the installed one. `model` is a folder (its config.json is enough) or what
     `lab3.models.resolve` takes. A version or engine without constants of its own gets the span of the known ones.
     Raises UsageError for values out of range, a model quantized by anything but AWQ, and one that does not fit.
     """
     lmdeploy = _installed_lmdeploy() if lmdeploy is None else lmdeploy
     version = _check_version(lmdeploy)
-    _check_request(total_mib=total_mib, ratio=ratio, kv_bits=kv_bits, engine=engine)
+    check_request(total_mib=total_mib, ratio=ratio, kv_bits=kv_bits, engine=engine)
+    if not 0 <= foreign_mib < total_mib:  # also for NaN
+        raise UsageError(
+            f"{foreign_mib:g} MiB that others hold", why=f"the card has {total_mib:g}", todo="pass less, or 0 for none"
+        )
     if (weights_mib is None) == (model is None):
         raise UsageError("weights by size or by model", why="one of the two must be given", todo="pass one of them")
     config: ModelConfig | None = None
@@ -101,180 +115,33 @@ def predict(
         raise UsageError(f"weights of {weights_mib:g} MiB", why="a model takes memory", todo="pass MiB above 0")
 
     vocabulary = config.vocab_size if config else LAB_VOCABULARY
-    sources = _sources(engine, version)
-    bounds = [bound for source in sources for bound in source.bounds(vocabulary)]
-    outcomes = [bound.outcome(total_mib=total_mib, weights_mib=weights_mib, ratio=ratio) for bound in bounds]
-    if min(used for used, _ in outcomes) > total_mib:
-        raise _does_not_fit(bounds, total_mib=total_mib, weights_mib=weights_mib, ratio=ratio, config=config)
+    sources = sources_of(engine, version, config)
+    bounds = [source.bound(vocabulary) for source in sources]
+    left_mib = total_mib - foreign_mib
+    outcomes = [bound.outcome(total_mib=left_mib, weights_mib=weights_mib, ratio=ratio) for bound in bounds]
+    if min(used for used, _ in outcomes) > left_mib:
+        raise _does_not_fit(
+            bounds, total_mib=total_mib, foreign_mib=foreign_mib, weights_mib=weights_mib, ratio=ratio, config=config
+        )
     pool = Range(min(pool for _, pool in outcomes), max(pool for _, pool in outcomes))
     bytes_per_token = kv_bytes_per_token(config, kv_bits) if config else None
     most = max(used for used, _ in outcomes)
     return Prediction(
-        used=Range(min(used for used, _ in outcomes), min(most, total_mib)),
+        used=Range(foreign_mib + min(used for used, _ in outcomes), foreign_mib + min(most, left_mib)),
         kv_pool=pool,
-        kv_tokens=None if bytes_per_token is None else _tokens(pool, bytes_per_token),
+        kv_tokens=None if bytes_per_token is None else _tokens(pool, bytes_per_token, sources),
         weights_mib=weights_mib,
         disk_mib=disk_mib,
         kv_bytes_per_token=bytes_per_token,
         total_mib=total_mib,
+        foreign_mib=foreign_mib,
         ratio=ratio,
         kv_bits=kv_bits,
         engine=engine,
         lmdeploy=lmdeploy,
         basis="; ".join(source.told() for source in sources),
-        notes=tuple(_notes(sources, config, risky=most > total_mib)),
+        notes=tuple(_notes(sources, config, risky=most > left_mib)),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- the constants
-
-
-@dataclass(frozen=True)
-class VramReading:
-    """A server on a card: its size, the model's weights, the cache ratio, and what nvidia-smi showed; MiB."""
-
-    total_mib: float
-    weights_mib: float
-    ratio: float
-    used_mib: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """o and e of the formula, in MiB, and by how much the readings they were solved from miss it at most."""
-
-    before_cache_mib: float
-    after_cache_mib: float
-    worst_error_mib: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        return {name: round(value, 1) for name, value in asdict(self).items()}
-
-
-def fit(readings: Sequence[VramReading], *, engine: str = "turbomind", vocab_size: int = LAB_VOCABULARY) -> Fit:
-    """o and e from servers of different cache ratio, by least squares; two on one card are enough.
-
-    The formula is a straight line in them: used - W - r (T - W - R) = (1 - r) o + e. `engine` and `vocab_size` give R.
-    Raises UsageError for readings that cannot be, and for fewer than two different ratios.
-    """
-    for reading in readings:
-        _check_request(total_mib=reading.total_mib, ratio=reading.ratio, kv_bits=16, engine=engine)
-        if not 0 < reading.weights_mib < reading.used_mib <= reading.total_mib:  # also false for NaN
-            raise UsageError(
-                f"the reading {reading.total_mib:g},{reading.weights_mib:g},{reading.ratio:g},{reading.used_mib:g}",
-                why="weights must be above 0, used more than the weights, and not more than the card's total",
-                todo="give each reading as TOTAL,WEIGHTS,RATIO,USED in MiB",
-            )
-    if len({reading.ratio for reading in readings}) < 2:
-        raise UsageError(
-            f"{len(readings)} reading(s) of {len({reading.ratio for reading in readings})} cache ratio(s)",
-            why="two constants are sought, and servers of one ratio tell only the sum (1 - r) o + e",
-            todo="start the server once more with another --cache-max-entry-count and add its reading",
-        )
-    reserve = _reserve_mib(engine, vocab_size)
-    points = [(1 - reading.ratio, _unexplained(reading, reserve)) for reading in readings]
-    mean_x, mean_y = (sum(column) / len(points) for column in zip(*points, strict=True))
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-    after = mean_y - slope * mean_x
-    return Fit(slope, after, max(abs(slope * x + after - y) for x, y in points))
-
-
-def parse_reading(text: str) -> VramReading:
-    """A reading from "TOTAL,WEIGHTS,RATIO,USED"; raises UsageError for anything else."""
-    try:
-        total, weights, ratio, used = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"the reading {text!r}", why="it is not four numbers with commas", todo="give TOTAL,WEIGHTS,RATIO,USED"
-        ) from error
-    return VramReading(total, weights, ratio, used)
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """One pair of constants that the readings allow."""
-
-    before_mib: float
-    after_mib: float
-    reserve_mib: float
-
-    def outcome(self, *, total_mib: float, weights_mib: float, ratio: float) -> tuple[float, float]:
-        """(used, pool) of a server, in MiB, by the formula of this module; used may be more than the card has."""
-        free, reserve = total_mib - self.before_mib - weights_mib, self.reserve_mib
-        while 0 < free <= reserve:  # the engine halves its prefill until some cache is left
-            reserve /= 2
-        pool = ratio * max(0.0, free - reserve)
-        return self.before_mib + weights_mib + pool + self.after_mib, pool
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The readings of one engine and version; the constants are solved from them, not written down.
-
-    Version and card came together: what a newer LMDeploy takes more and what an H100 takes more cannot be told apart.
-    """
-
-    engine: str
-    version: tuple[int, int]
-    card: str
-    readings: tuple[VramReading, ...]
-
-    def bounds(self, vocab_size: int) -> list[_Bound]:
-        """The pair solved from readings of two ratios; from one reading the ends of the line of pairs that give it.
-
-        Those ends are: nothing allocated after the cache, and nothing before it. `used` is linear in the pair, so its
-        extremes are at the ends; at the reading's own ratio both give the same.
-        """
-        reserve = _reserve_mib(self.engine, vocab_size)
-        if len(self.readings) > 1:
-            solved = fit(self.readings, engine=self.engine)
-            return [_Bound(solved.before_cache_mib, solved.after_cache_mib, reserve)]
-        (reading,) = self.readings
-        total = _unexplained(reading, _reserve_mib(self.engine, LAB_VOCABULARY))
-        return [_Bound(total / (1 - reading.ratio), 0, reserve), _Bound(0, total, reserve)]
-
-    def told(self) -> str:
-        """Engine, version and card, for people."""
-        return f"{self.engine} of LMDeploy {self.version[0]}.{self.version[1]} on {self.card}"
-
-
-# InternLM2.5-1.8B, 3603 MiB of weights in bf16 and 1471 in W4A16: two servers of different ratio on one card where
-# there are two. They give o = 1041, e = 34 and o = 1554, e = 168 MiB; for the PyTorch engine 0.6 o + e = 1292.
-_SOURCES = (
-    _Source(
-        "turbomind", (0, 6), "A100 slices", (VramReading(24566, 3603, 0.8, 20616), VramReading(24566, 1471, 0.4, 11368))
-    ),
-    _Source(
-        "turbomind", (0, 18), "an H100", (VramReading(81559, 3603, 0.8, 66447), VramReading(81559, 1471, 0.4, 34607))
-    ),
-    _Source("pytorch", (0, 18), "an H100", (VramReading(81559, 1471, 0.4, 34075),)),
-)
-
-
-def _sources(engine: str, version: tuple[int, int]) -> list[_Source]:
-    """The readings of just this engine and version; else all of the engine, if it was read twice; else all there are.
-
-    One version alone says nothing of how the constants move between versions, so other engines' join it.
-    """
-    own = [source for source in _SOURCES if source.engine == engine]
-    exact = [source for source in own if source.version == version]
-    return exact or (own if len(own) > 1 else list(_SOURCES))
-
-
-def _unexplained(reading: VramReading, reserve_mib: float) -> float:
-    """What of `used` is neither weights nor a share of what they leave: (1 - r) o + e."""
-    left = reading.total_mib - reading.weights_mib - reserve_mib
-    return reading.used_mib - reading.weights_mib - reading.ratio * left
-
-
-def _reserve_mib(engine: str, vocab_size: int) -> float:
-    """R: 16-bit logits for a prefill of 8192 tokens and twice 1024 sequences, LMDeploy's defaults on an H100.
-
-    Source: `_get_runtime_size` in lmdeploy/pytorch/engine/executor/base.py (0.18); other cards have fewer sequences,
-    which takes off up to 18%.
-    """
-    return (8192 + 2 * 1024) * vocab_size * 2 / MIB if engine == "pytorch" else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- the weights
@@ -325,55 +192,56 @@ def _check_awq(told: dict[str, Any]) -> None:
 # ----------------------------------------------------------------------------------------------------------- helpers
 
 
-def _tokens(pool: Range, bytes_per_token: int) -> Range:
-    low, high = (int(mib * MIB / bytes_per_token) // BLOCK_TOKENS * BLOCK_TOKENS for mib in (pool.low, pool.high))
-    return Range(low, high)
+def _tokens(pool: Range, bytes_per_token: int, sources: Sequence[Source]) -> Range:
+    """Whole blocks; in slabs where TurboMind is known to have them, and either way where it is not known."""
+    found = []
+    for mib in (pool.low, pool.high):
+        if any(not source.slabs for source in sources):
+            found.append(int(mib * MIB / bytes_per_token) // BLOCK_TOKENS * BLOCK_TOKENS)
+        if any(source.slabs for source in sources):
+            found.append(turbomind_tokens(mib * MIB, slab_of(bytes_per_token * BLOCK_TOKENS)))
+    return Range(min(found), max(found))
 
 
-def _notes(sources: Sequence[_Source], config: ModelConfig | None, *, risky: bool) -> list[str]:
+def _notes(sources: Sequence[Source], config: ModelConfig | None, *, risky: bool) -> list[str]:
     notes = []
     if len(sources) > 1:
         notes.append("this engine and version were never read: the range spans those that were, and may be left")
-    elif len(sources[0].readings) < 2:
-        ratio = sources[0].readings[0].ratio
-        notes.append(f"one reading, at ratio {ratio:g}: at others, and of the pool, there is a range")
     if config is None and any(source.engine == "pytorch" for source in sources):
-        notes.append(f"what the PyTorch engine reserves is that of a vocabulary of {LAB_VOCABULARY}; --model tells")
+        notes.append(
+            f"what the PyTorch engine takes is that of {WEIGHTS_4} weights and a vocabulary of {LAB_VOCABULARY}; "
+            "--model tells"
+        )
     if risky:
         notes.append("it may not fit: with the larger constants memory runs out")
     return notes
 
 
 def _does_not_fit(
-    bounds: Sequence[_Bound], *, total_mib: float, weights_mib: float, ratio: float, config: ModelConfig | None
+    bounds: Sequence[Bound],
+    *,
+    total_mib: float,
+    foreign_mib: float,
+    weights_mib: float,
+    ratio: float,
+    config: ModelConfig | None,
 ) -> UsageError:
-    most = max(total_mib - bound.before_mib - bound.after_mib / (1 - ratio) for bound in bounds)
+    most = max(total_mib - foreign_mib - bound.before_mib - bound.after_mib / (1 - ratio) for bound in bounds)
     room = f"at ratio {ratio:g} at most {most:.0f} MiB of weights fit" if most > 0 else "no model fits on such a card"
     todo = "use a larger card, a smaller model or a lower ratio"
+    beside = ""
+    if foreign_mib:
+        beside = f", of which others hold {foreign_mib:g}"
+        todo += ", or end what holds the card (`lab3 doctor` names it)"
     if config is not None and config.quantization is None:
         packed = predict_weight_bytes(config, group_size=128) / MIB
         if packed <= most:
             todo = f"quantize it: W4A16 takes about {packed:.0f} MiB, which fits"
     return UsageError(
-        f"{weights_mib:.0f} MiB of weights do not fit on a card of {total_mib:g} MiB",
+        f"{weights_mib:.0f} MiB of weights do not fit on a card of {total_mib:g} MiB{beside}",
         why=f"beside the weights LMDeploy needs memory of its own: {room}",
         todo=todo,
     )
-
-
-def _check_request(*, total_mib: float, ratio: float, kv_bits: int, engine: str) -> None:
-    if not (math.isfinite(total_mib) and total_mib > 0):
-        raise UsageError(f"a card of {total_mib:g} MiB", why="it has memory", todo="pass its total in MiB, above 0")
-    if not 0 < ratio < 1:
-        raise UsageError(
-            f"cache ratio {ratio:g}",
-            why="it is a share of the memory free after the weights, and LMDeploy takes neither none nor all of it",
-            todo="pass a number above 0 and below 1, such as 0.8 or 0.4",
-        )
-    if kv_bits not in KV_BITS:
-        raise UsageError(f"a KV cache of {kv_bits} bits", why="LMDeploy has 16, 8 and 4", todo="pass one of them")
-    if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r}", why="LMDeploy has two on a GPU", todo=f"pass {' or '.join(ENGINES)}")
 
 
 def _check_version(text: str) -> tuple[int, int]:

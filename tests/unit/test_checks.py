@@ -341,3 +341,16 @@ def test_the_cost_of_an_int4_kv_cache_is_told():
 )
 def test_numbers_in_a_text(text: str, numbers: list[float]):
     assert numbers_in(text) == numbers
+
+
+def test_what_strangers_hold_of_the_card_is_not_the_server_s():
+    """2000 MiB that somebody took between the two servers would hide the savings, and spoil the bytes for a token."""
+    beside = with_server(used_mib=QUANTIZED.used_mib + 2000, foreign_mib=2000)
+    assert statuses(beside) == statuses(GOOD)
+    (memory,) = [verdict for verdict in judge(beside) if verdict.id == "serve.memory"]
+    assert "beside 2000 of others" in memory.reason
+    unnoticed = with_server(used_mib=QUANTIZED.used_mib + 2000)
+    assert {name for name, status in statuses(unnoticed).items() if status == "fail"} == {
+        "serve.memory",
+        "serve.kv_int4",
+    }

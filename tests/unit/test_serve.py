@@ -63,9 +63,9 @@ def fake(model, tmp_path, monkeypatch):
         server.stop()
 
 
-def write_model(folder: Path, quantization: dict | None = None) -> Path:
+def write_model(folder: Path, quantization: dict | None = None, **changes: int) -> Path:
     folder.mkdir()
-    config = CONFIG if quantization is None else CONFIG | {"quantization_config": quantization}
+    config = CONFIG | changes if quantization is None else CONFIG | {"quantization_config": quantization}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -468,6 +468,20 @@ class TestTheCommandLine:
             ApiServer(model, engine="turbomind")
         assert "64" in caught.value.why
 
+    def test_turbomind_is_not_chosen_for_an_int4_cache_of_heads_that_kill_it(self, tmp_path):
+        narrow, wide = (write_model(tmp_path / str(dim), head_dim=dim) for dim in (64, 128))
+        chosen = {
+            (model.name, bits): choose_engine(read_config(model), (9, 0), kv_bits=bits)
+            for model in (narrow, wide)
+            for bits in (16, 8, 4)
+        }
+        assert chosen.pop(("64", 4)) == "pytorch"
+        assert set(chosen.values()) == {"turbomind"}
+        with pytest.raises(UsageError, match="TurboMind cannot serve") as caught:
+            ApiServer(narrow, engine="turbomind", kv_bits=4)
+        assert "64 wide" in caught.value.why
+        assert "8 bits" in caught.value.todo
+
     @pytest.mark.parametrize("engine", ["auto", "turbomind", "pytorch"])
     def test_a_gpu_that_is_too_old_is_refused_and_the_cpu_is_not(self, model, monkeypatch, engine):
         monkeypatch.setattr("lab3.serve_flags.gpu_capability", lambda *_: (6, 1))
@@ -489,6 +503,19 @@ class TestTheCommandLine:
         monkeypatch.setattr(ApiServer, "_read_vram", lambda _: dataclasses.replace(card, total_mib=8000))
         monkeypatch.setattr(ApiServer, "_wait_vram", lambda _: None)
         assert server.start().running()
+
+    def test_a_card_that_others_fill_is_the_machine_s_trouble(self, fake, monkeypatch):
+        card = Reading("card", "GPU-1", 20000, 24000, None, None, "nvml")
+        monkeypatch.setattr(ApiServer, "_read_vram", lambda _: card)
+        server = fake("ready", engine="turbomind")
+        with pytest.raises(InfraError, match="of which others hold 20000") as caught:
+            server.start()
+        assert caught.value.kind == "gpu_memory"
+        assert not server.running()
+        monkeypatch.setattr(ApiServer, "_read_vram", lambda _: dataclasses.replace(card, used_mib=10000))
+        monkeypatch.setattr(ApiServer, "_wait_vram", lambda _: None)
+        assert server.start().running()
+        assert server.foreign_mib == 10000
 
     def test_hidden_gpus_are_no_gpus(self):
         assert gpu_capability({"CUDA_VISIBLE_DEVICES": ""}) is None
