@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lab3 import calibration
 from lab3.errors import InfraError, Lab3Error
+from lab3.models import read_config
 from lab3.perplexity import load_for_evaluation, measure, perplexity
 from lab3.progress import Progress
 
 if TYPE_CHECKING:
     from lab3.kv_quality import KVQuality
 
-_CPU_SEQLEN, _CPU_BATCH = 512, 16
+_CPU_SEQLEN, _MOST_BATCH = 512, 16
 _TUTORIAL_SAMPLES, _TUTORIAL_SEQLEN = 128, 2048
 
 
@@ -98,7 +99,7 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
             calib_dataset=calibration.ACCEPTED_DATASET,
             calib_samples=samples,
             calib_seqlen=seqlen,
-            batch_size=job["batch_size"] or (min(samples, _CPU_BATCH) if device == "cpu" else 1),
+            batch_size=job["batch_size"] or min(samples, _batch_size(model, seqlen, device)),
             w_bits=job["bits"],
             w_group_size=job["group_size"],
             search_scale=job["search_scale"],
@@ -137,6 +138,18 @@ def _pick_device(asked: str) -> str:
     if asked != "cpu" and not torch.cuda.is_available():
         raise InfraError(f"no GPU for device {asked}", why="torch finds no CUDA device", todo="use the device cpu")
     return asked
+
+
+def _batch_size(model: Path, seqlen: int, device: str) -> int:
+    """Samples at once: as many as pay off and, on a GPU, as fit into a quarter of its free memory."""
+    if device == "cpu":
+        return _MOST_BATCH
+    import torch
+
+    # A decoder layer at work holds some six tensors of the size of its widest one, in 16 bits.
+    sample_bytes = 6 * 2 * seqlen * read_config(model).intermediate_size
+    free_bytes, _ = torch.cuda.mem_get_info(torch.device(device))
+    return max(1, min(_MOST_BATCH, free_bytes // 4 // sample_bytes))
 
 
 def _named(progress: Progress, when: str) -> Progress:
