@@ -49,32 +49,36 @@ def config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def weights(seed: int = 0, layers: int = LAYERS) -> dict[str, torch.Tensor]:
-    """Random bf16 weights under InternLM2's names."""
-    generator = torch.Generator().manual_seed(seed)
+def weights(seed: int = 0, *, device: str = "cpu", **changes: Any) -> dict[str, torch.Tensor]:
+    """Random bf16 weights under InternLM2's names, of the shape of `config(**changes)`."""
+    shape = config(**changes)
+    hidden, inner, heads, kv_heads = (
+        shape[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    )
+    generator = torch.Generator(device).manual_seed(seed)
 
-    def draw(*shape: int) -> torch.Tensor:
-        return (torch.randn(*shape, generator=generator) * 0.08).bfloat16()
+    def draw(*size: int) -> torch.Tensor:
+        return (torch.randn(*size, generator=generator, device=device) * 0.08).bfloat16().cpu()
 
-    made = {"model.tok_embeddings.weight": draw(PIECES, HIDDEN), "model.norm.weight": 1 + draw(HIDDEN)}
-    made["output.weight"] = draw(PIECES, HIDDEN)
-    for layer in range(layers):
+    made = {"model.tok_embeddings.weight": draw(PIECES, hidden), "model.norm.weight": 1 + draw(hidden)}
+    made["output.weight"] = draw(PIECES, hidden)
+    for layer in range(shape["num_hidden_layers"]):
         made |= {
             f"model.layers.{layer}.{name}.weight": tensor
             for name, tensor in {
-                "attention.wqkv": draw((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
-                "attention.wo": draw(HIDDEN, HIDDEN),
-                "feed_forward.w1": draw(INNER, HIDDEN),
-                "feed_forward.w3": draw(INNER, HIDDEN),
-                "feed_forward.w2": draw(HIDDEN, INNER),
-                "attention_norm": 1 + draw(HIDDEN),
-                "ffn_norm": 1 + draw(HIDDEN),
+                "attention.wqkv": draw((heads + 2 * kv_heads) * (hidden // heads), hidden),
+                "attention.wo": draw(hidden, hidden),
+                "feed_forward.w1": draw(inner, hidden),
+                "feed_forward.w3": draw(inner, hidden),
+                "feed_forward.w2": draw(hidden, inner),
+                "attention_norm": 1 + draw(hidden),
+                "ffn_norm": 1 + draw(hidden),
             }.items()
         }
     return made
 
 
-def write(folder: Path, tokenizer: bytes, *, shards: int = 1, **changes: Any) -> Path:
+def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu", **changes: Any) -> Path:
     """An InternLM2 folder; its remote code would leave a file `ran` beside it if anybody ran it."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(**changes)))
@@ -91,7 +95,7 @@ def write(folder: Path, tokenizer: bytes, *, shards: int = 1, **changes: Any) ->
             }
         )
     )
-    made = weights()
+    made = weights(device=device, **changes)
     names = list(made)
     weight_map = {}
     for number in range(shards):
