@@ -218,7 +218,7 @@ def _model_answers(evidence: Evidence) -> Finding:
         faults.append(f"finish_reason is {chat.finish_reason!r}")
     counts = (chat.prompt_tokens, chat.completion_tokens, chat.total_tokens)
     if None in counts:
-        faults.append("the server told no usage")
+        faults += ["the server told no usage"] if chat.usage_due else []
     elif not (chat.prompt_tokens and chat.completion_tokens):
         faults.append("the usage counts no tokens")
     elif chat.prompt_tokens + chat.completion_tokens != (chat.total_tokens or 0):
@@ -279,12 +279,14 @@ def _right_arguments(name: str) -> Callable[[Evidence], Finding]:
 
 def _says_the_answer(evidence: Evidence) -> Finding:
     runs = evidence.tools
-    wrong = [t for t in runs if t.expected_answer not in numbers_in(t.answer)]
+    wrong = [t for t in runs if not (t.printed if t.ends_with_call else t.expected_answer in numbers_in(t.answer))]
     return _decide(
         not wrong,
-        yes="; ".join(_short(t.answer) for t in runs),
+        yes="; ".join(
+            "the script printed the last call's result" if t.ends_with_call else _short(t.answer) for t in runs
+        ),
         no=f"{_short(wrong[0].answer)!r} does not say {wrong[0].expected_answer:g}" if wrong else "",
-        source="the last message",
+        source="the last message, or what the script printed where its last call was computed",
         expected=[t.expected_answer for t in runs],
         actual=[_short(t.answer) for t in runs],
     )
@@ -309,12 +311,15 @@ def _results_go_back(evidence: Evidence) -> Finding:
         return Finding("unknown", "no call was executed, so there is no result to feed back", source="the transcript")
     if any(t.results_returned is None for t in ran):
         return Finding("unknown", "lab3 asked, so who returns results was not shown", source="the transcript")
+    # The tutorial's script computes the last call's result and asks no more: that is all the lab wants.
+    ends = all(t.ends_with_call for t in ran)
     return _decide(
-        all(t.results_returned and t.answer.strip() for t in ran),
-        yes="each result went back to the model, and it answered",
+        all(t.results_returned and (t.answer.strip() or t.ends_with_call) for t in ran),
+        yes="each result that was needed went back to the model"
+        + ("; the last one was computed by the script" if ends else ", and it answered"),
         no="a result was not fed back to the model, or it gave no answer after it",
         source="the transcript",
-        expected="results returned and an answer after them",
+        expected="results returned, and an answer or a computed last call after them",
         actual=[{"question": t.question, "returned": t.results_returned, "answer": _short(t.answer)} for t in ran],
     )
 
@@ -348,6 +353,7 @@ CHECKS: tuple[Check, ...] = (
     Check("tools.answer", 2, "The model says the result", "模型说出结果", 3, "tools", _says_the_answer, required=False),
 )
 # fmt: on
+TOOL_CHECKS = tuple(check for check in CHECKS if check.section == "tools")
 
 
 def _given(section: T | None) -> T:

@@ -20,6 +20,9 @@ MODEL_HELP = (
 )
 
 
+_ROOT_HELP = "where models may lie that a submission names and does not hold"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 all well, 1 a check failed, 2 wrong usage, 3 trouble with the machine."""
     arguments = _parser().parse_args(argv)
@@ -156,6 +159,33 @@ def _funcall(arguments: argparse.Namespace) -> int:
     return 0 if result.outcome == "answered" else 1
 
 
+def _grade(arguments: argparse.Namespace) -> int:
+    from lab3.grading.batch import Plan, grade_batch
+    from lab3.grading.grade import chosen
+    from lab3.grading.results import exit_code
+
+    plan = Plan(
+        model=arguments.model or "embedded",
+        source_known=arguments.model is not None,
+        engine=arguments.engine,
+        checks=chosen(arguments.checks.split(",") if arguments.checks else ()),
+        timeout_s=arguments.timeout,
+        model_roots=tuple(arguments.model_root),
+        workers=arguments.workers,
+    )
+    progress = _progress(arguments)
+    graded = grade_batch(arguments.submissions, arguments.out, plan=plan, progress=progress)
+    if arguments.json:
+        _print_json({"out": str(arguments.out), "submissions": [each.to_dict() for each in graded]})
+    else:
+        width = max(len(each.name) for each in graded)
+        for each in graded:
+            why = f"  {each.reasons[0][:100]}" if each.reasons else ""
+            print(f"{each.name:<{width}}  {each.score:>3}/{each.max_score}  {each.status}{why}")
+        print(f"results: {arguments.out / 'summary.html'}", flush=True)
+    return exit_code(graded)
+
+
 def _vram_measure(arguments: argparse.Namespace) -> int:
     from lab3 import vram
 
@@ -255,6 +285,16 @@ def _parser() -> argparse.ArgumentParser:
                 help="auto, required, none, or one for each round with commas (%(default)s)",
             )
             command.add_argument("--style", default="tool", choices=("tool", "environment"), help="role of results")
+
+    grade = _command(commands, "grade", _grade, "grade submissions: run their scripts in a sandbox, watch the wire")
+    grade.add_argument("submissions", nargs="+", type=Path, metavar="DIR", help="a submission's folder")
+    grade.add_argument("--out", type=Path, required=True, metavar="RESULTS", help="folder for the results")
+    grade.add_argument("--model", help=f"what was quantized, served where no model was handed in: {MODEL_HELP}")
+    grade.add_argument("--model-root", action="append", default=[], type=Path, metavar="DIR", help=_ROOT_HELP)
+    grade.add_argument("--checks", metavar="IDS", help="beginnings of checks' ids, such as chat,tools,scripts (all)")
+    grade.add_argument("--timeout", type=float, default=180.0, metavar="S", help="of one script's run (%(default)s)")
+    grade.add_argument("--workers", type=_positive, help="submissions at once (16 with a GPU, else 3)")
+    _engine_argument(grade)
 
     memory = commands.add_parser("vram", help="device memory").add_subparsers(required=True, metavar="COMMAND")
     measure = _command(memory, "measure", _vram_measure, "read the device's memory once")

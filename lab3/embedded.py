@@ -56,6 +56,11 @@ def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
     )
 
 
+def embedded_key() -> str:
+    """Names what the embedded model is made of."""
+    return _key(_ADAPTER)
+
+
 def _key(adapter: Path | None) -> str:
     """Names what the folder is made of, so that another adapter or template makes another folder."""
     content = hashlib.sha256(f"{_WHEEL_SHA256} {_REVISION} {_template()}".encode())

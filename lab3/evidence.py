@@ -110,6 +110,7 @@ class ChatFacts:
     error: str | None = None  # what was wrong with the answer, if it was no good one
     other_question: str = ""
     other_text: str | None = None  # the answer to that
+    usage_due: bool = True  # a stream tells its usage only if it is asked to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +148,8 @@ class ToolFacts:
     content: str = ""  # what the model said beside its calls, in the first round
     prompt_tokens: int | None = None  # of the first request
     prompt_tokens_without_tools: int | None = None  # of the same request without tools
+    ends_with_call: bool = False  # a script computed the last call's result and asked no more, as the tutorial's does
+    printed: bool | None = None  # then: whether it printed what that call gives; None: this was not watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +168,40 @@ class SampleFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScriptRun:
+    """One run of a student's script in the sandbox. Texts are printable, and are what the script claims."""
+
+    attempt: int  # counted from 1
+    outcome: str  # of lab3.grading.sandbox.Ran
+    returncode: int | None
+    stdout: str
+    stderr: str
+    wire: dict[str, Any]  # lab3.grading.wire_facts.WireFacts
+    right: bool  # on the wire is what its task asks for
+    server_trouble: tuple[str, ...]  # that was not the script's doing
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScriptFacts:
-    """A Python file of a submission, as read and not run."""
+    """A student's script, and its runs: more than one where the model's calls did not come right the first time."""
 
     path: str
-    role: Literal["chat", "tools", "none"]  # what it asks a server for
-    fault: str  # why it could not be read, "" if it could
+    role: Literal["chat", "tools"]  # what it asks a server for
+    why: str  # it was taken for that
+    runs: tuple[ScriptRun, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonceFacts:
+    """The grader's own questions, with numbers that no student knows, asked with the tools that a script defines."""
+
+    questions: tuple[str, ...]
+    outcomes: tuple[str, ...]  # for each: "right", or what came instead
+
+    @property
+    def right(self) -> int:
+        """How often the first call was the right one."""
+        return self.outcomes.count("right")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +230,7 @@ class Evidence:
     protocol: ProtocolFacts | None = None
     diagnosis: DiagnosisFacts | None = None
     scripts: tuple[ScriptFacts, ...] = ()
+    nonce: NonceFacts | None = None
     trouble: dict[str, Trouble] = field(default_factory=dict)  # section → why it is missing
 
     def to_dict(self) -> dict[str, Any]:

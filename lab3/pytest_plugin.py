@@ -219,10 +219,19 @@ def lab3_subject(
     if settings.kind == "server":
         return OtherServer(lab3_member, settings.base_url, api_key=settings.api_key, **common)
     if settings.submission is not None:
-        from lab3.submission import Submission
+        from lab3.grading.subject import Submission
+        from lab3.models import resolve
 
-        source = settings.source
-        return Submission(lab3_member, str(settings.submission), engine=settings.engine, source=source, **common)
+        folder, progress = settings.submission, lab3_member.progress
+        return Submission(
+            lab3_member,
+            str(folder),
+            engine=settings.engine,
+            source=settings.source,
+            fallback=lambda: quantized_model(resolve(settings.model, progress=progress)).out,
+            seed_name=folder.resolve().name,
+            **common,
+        )
     return Reference(lab3_member, settings.model, engine=settings.engine, quantize=quantized_model, **common)
 
 
@@ -300,6 +309,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     """Hang the verdict on the test's report, and tell trouble with the machine without a traceback."""
     report = yield
     found = item.stash.get(_VERDICT, None)
+    from lab3.report.json_report import plain
+
     if found is not None and (call.when == "call" or (call.when == "setup" and report.failed)):
         report.lab3_verdict = plain(asdict(found))
     error = call.excinfo.value if call.excinfo else None
@@ -316,13 +327,6 @@ def _whose(error: Lab3Error) -> str:
     if isinstance(error, ServerError) and error.diagnosis.fault in ("model", "usage"):
         return "subject"
     return "machine" if isinstance(error, InfraError) else "usage"
-
-
-def plain(value: Any) -> Any:
-    """The value in what execnet and JSON can carry."""
-    import json
-
-    return json.loads(json.dumps(value, default=str))
 
 
 def _is_worker(config: pytest.Config) -> bool:

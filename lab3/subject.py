@@ -21,6 +21,7 @@ from lab3.evidence import (
     DiagnosisFacts,
     Evidence,
     Fault,
+    NonceFacts,
     QuantizationFacts,
     SampleFacts,
     ScriptFacts,
@@ -49,6 +50,14 @@ Quantize = Callable[[Path], QuantizeResult]
 class NotShown(Exception):
     """There is nothing to read this from, with this subject."""
 
+    kind = "not_shown"
+
+
+class NeedsReview(NotShown):
+    """There is something, and only a person can tell what it is worth."""
+
+    kind = "needs_review"
+
 
 @dataclass
 class Subject(ABC):
@@ -72,7 +81,7 @@ class Subject(ABC):
             try:
                 gathered = self.member.once(SHARED + section, getattr(self, section))
             except NotShown as error:
-                trouble = Trouble(fault="not_shown", kind="not_shown", text=str(error))
+                trouble = Trouble(fault="not_shown", kind=error.kind, text=str(error))
                 found = replace(found, trouble={**found.trouble, section: trouble})
             except InfraError as error:
                 found = replace(found, trouble={**found.trouble, section: trouble_of(error)})
@@ -142,6 +151,10 @@ class Subject(ABC):
 
     def scripts(self) -> tuple[ScriptFacts, ...]:
         """The Python files that were handed in."""
+        raise NotShown(self._lacking("scripts"))
+
+    def nonce(self) -> NonceFacts:
+        """The grader's own questions by the tools of a script that was handed in."""
         raise NotShown(self._lacking("scripts"))
 
     def diagnosis(self) -> DiagnosisFacts:

@@ -8,11 +8,12 @@ from typing import Any
 
 from lab3.checks import CHECKS, score
 from lab3.evidence import SHARED, Evidence
+from lab3.grading.script_checks import SCRIPT_CHECKS
 from lab3.noise import NOISE_CHECKS
 from lab3.protocol import PROTOCOL_CHECKS
 from lab3.verdicts import Check, Verdict
 
-SUITE_CHECKS: tuple[Check, ...] = (*CHECKS, *NOISE_CHECKS, *PROTOCOL_CHECKS)
+SUITE_CHECKS: tuple[Check, ...] = (*CHECKS, *SCRIPT_CHECKS, *NOISE_CHECKS, *PROTOCOL_CHECKS)
 
 
 def evidence_of(subject: str, model: str, values: dict[str, Any]) -> Evidence:

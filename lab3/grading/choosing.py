@@ -54,17 +54,24 @@ def plainness(paper: Paper) -> tuple[bool, int, int, str]:
 # ------------------------------------------------------------------------------------------------------------- scripts
 
 
+_OF_TOOLS = ("func", "tool", "plugin", "agent")
+_BY_NAME = 3  # the last rank
+
+
 def scripts(papers: Sequence[Paper], folder: Path) -> dict[str, list[Candidate]]:
     """For "chat" those that ask without tools, for "tools" those that ask with them; the likeliest first."""
     imported = {paper.name for each in papers for paper in _helpers(each, papers, folder)}
     found: dict[str, list[tuple[tuple[Any, ...], Candidate]]] = {"chat": [], "tools": []}
     for paper in papers:
         for role, rank, why in _roles(paper, papers, folder):
+            if rank == _BY_NAME and paper.name in imported:
+                continue
             usual = paper.path.stem.lower() != _NAMES[role]
             key = (rank, paper.name in imported, usual, paper.path.suffix != ".py", *plainness(paper))
             if paper.name in imported:
                 why += ", and another script imports it"
-            found[role].append((key, Candidate(path=paper.path, name=paper.name, why=why, paper=paper)))
+            by: Literal["name", "content"] = "name" if rank == _BY_NAME else "content"
+            found[role].append((key, Candidate(path=paper.path, name=paper.name, why=why, by=by, paper=paper)))
     return {role: [candidate for _, candidate in sorted(some, key=_first)] for role, some in found.items()}
 
 
@@ -109,6 +116,12 @@ def _roles(paper: Paper, papers: Sequence[Paper], folder: Path) -> Iterator[tupl
         yield "chat", 0, f"{without[0].how} without tools (line {without[0].line}){through}"
     elif without:
         yield "chat", 1, f"{without[0].how} without tools (line {without[0].line}){through}, and elsewhere with tools"
+    # What it does not ask for is to be found out by running it: a script may answer by itself.
+    stem = paper.path.stem.lower()
+    if not with_tools and any(word in stem for word in _OF_TOOLS):
+        yield "tools", _BY_NAME, f"its name says so, and it asks {'without tools' if without else 'no model'}"
+    elif not asks and (stem == _NAMES["chat"] or "chat" in stem):
+        yield "chat", _BY_NAME, "its name says so, and it asks no model"
 
 
 def _helpers(paper: Paper, papers: Sequence[Paper], folder: Path) -> list[Paper]:

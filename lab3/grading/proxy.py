@@ -6,10 +6,11 @@ It listens on a Unix socket, forwards to one server only, and passes streams on 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +57,23 @@ class ProxyLimits:
 class RecordingProxy:
     """HTTP/1.1 on the Unix socket `socket` while the block runs, forwarded to `upstream` (like http://127.0.0.1:23333).
 
-    It runs in a thread of its own, so dozens fit into a process. Only `PATHS` are forwarded, by GET and POST; all else
+    `defaults` are fields that a request gets if it has none of that name, such as a seed, so that grading can be
+    repeated; `names` are models by the name of the one that the server has. It runs in a thread of its own, so dozens
+    fit into a process. Only `PATHS` are forwarded, by GET and POST; all else
     is refused and recorded. Raises UsageError for an unusable address and InfraError if it cannot listen.
     """
 
-    def __init__(self, upstream: str, *, socket: Path, limits: ProxyLimits | None = None) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        socket: Path,
+        limits: ProxyLimits | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self._upstream = _server_url(upstream)
+        self._defaults, self._names = dict(defaults or {}), dict(names or {})
         self._socket = socket
         self._limits = limits or ProxyLimits()
         self._drafts: list[_Draft] = []
@@ -221,7 +233,7 @@ class RecordingProxy:
                 request.method,
                 URL(f"{self._upstream}{request.raw_path}", encoded=True),
                 headers=_end_to_end(request.headers),
-                data=bytes(draft.request_body) if request.body_exists else None,
+                data=self._amended(draft) if request.body_exists else None,
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -232,6 +244,24 @@ class RecordingProxy:
             raise _Ended("server_broke", 502, f"the model server gave no answer: {error!r}") from error
         async with answer:
             return await self._pass_on(answer, request, draft)
+
+    def _amended(self, draft: _Draft) -> bytes:
+        """The body as it goes to the server; what is recorded is what the client sent."""
+        body = bytes(draft.request_body)
+        if draft.method != "POST" or not (self._defaults or self._names):
+            return body
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            return body
+        if not isinstance(asked, dict):
+            return body
+        changed = {**self._defaults, **asked}
+        if asked.get("max_completion_tokens") is not None:  # another name for the same
+            changed.pop("max_tokens", None)
+        if isinstance(asked.get("model"), str):
+            changed["model"] = self._names.get(asked["model"], asked["model"])
+        return body if changed == asked else json.dumps(changed).encode()
 
     async def _pass_on(
         self, answer: aiohttp.ClientResponse, request: web.BaseRequest, draft: _Draft

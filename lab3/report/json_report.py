@@ -28,6 +28,11 @@ def build_report(evidence: Evidence, verdicts: list[Verdict]) -> dict[str, Any]:
     }
 
 
+def plain(value: Any) -> Any:
+    """The value as JSON can carry it; what it cannot as text."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write `report` beside `path` and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)

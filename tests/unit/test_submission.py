@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lab3.checks import judge
-from lab3.errors import UsageError
+from lab3.grading.subject import Submission
 from lab3.hub import Hub
 from lab3.hub_wire import member_of
-from lab3.submission import Submission
+from lab3.subject import NotShown
 from tests.unit.test_models import CONFIG
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def submission(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def submission(folder: Path):
     with member_of(Hub()) as member:
         yield Submission(member, str(folder))
 
@@ -43,15 +43,44 @@ def test_the_quantized_model_is_found_wherever_it_lies(folder: Path, submission:
     assert submission.w4a16() == model
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_no_model_or_two_are_the_submissions_fault(folder: Path, submission: Submission, count: int):
-    for number in range(count):
-        add_model(folder / f"model{number}")
-    with pytest.raises(UsageError, match=f"{count or 'no'} quantized models in"):
+def test_no_model_is_nothing_to_judge_and_the_grader_s_is_served_in_its_place(submission: Submission, tmp_path: Path):
+    with pytest.raises(NotShown, match="no quantized model was handed in"):
         submission.w4a16()
-    evidence = submission.evidence("quantization")
-    assert evidence.trouble["quantization"].fault == "subject"
-    assert {v.status for v in judge(evidence) if v.id.startswith("quantize.w")} == {"fail"}
+    evidence = submission.evidence("quantization", "structure")
+    assert {trouble.fault for trouble in evidence.trouble.values()} == {"not_shown"}
+    submission.fallback = lambda: tmp_path / "the graders"
+    assert submission.w4a16() == tmp_path / "the graders"
+    with pytest.raises(NotShown):
+        submission.handed_in()
+
+
+def test_of_two_models_the_one_that_the_command_serves_is_taken(folder: Path, submission: Submission):
+    for name in ("a", "b"):
+        add_model(folder / name)
+    (folder / "run.sh").write_text("lmdeploy serve api_server ./b --quant-policy 4 --cache-max-entry-count 0.3\n")
+    assert submission.w4a16() == folder / "b"
+    spec = submission.spec()
+    assert (spec.model, spec.kv_bits, spec.cache_ratio) == (str(folder / "b"), 4, 0.3)
+
+
+def test_of_two_models_that_nobody_names_one_is_taken_and_it_is_told(folder: Path, submission: Submission):
+    for name in ("a", "b"):
+        add_model(folder / name)
+    assert submission.w4a16() == folder / "a"
+    assert "ambiguous" in {problem.kind for problem in submission.collected.problems}
+
+
+@pytest.mark.parametrize("flags", ["--quant-polcy 4", "--quant-policy 4 server-port 23333", "--adapters x=y"])
+def test_a_command_that_does_not_work_is_a_fault_and_the_scripts_get_the_lab_s_server(
+    folder: Path, submission: Submission, flags: str
+):
+    model = add_model(folder / "w4a16")
+    (folder / "run.sh").write_text(f"lmdeploy serve api_server w4a16 {flags}\n")
+    evidence = submission.evidence("quantized")
+    assert evidence.trouble["quantized"].fault == "subject"
+    assert "the serve command does not work" in evidence.trouble["quantized"].text
+    assert {v.status for v in judge(evidence) if v.id == "serve.kv_int4"} == {"fail"}
+    assert submission.spec().model == str(model)
 
 
 def test_links_out_of_the_folder_are_not_followed(folder: Path, submission: Submission, tmp_path: Path):
@@ -61,42 +90,8 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, submission: Subm
     (folder / "linked").symlink_to(other)
     (folder / "passwd.py").symlink_to("/etc/passwd")
     assert submission.w4a16() == folder / "w4a16"
-    assert submission.scripts() == ()
-
-
-def test_a_folder_with_everything_in_it_is_refused(folder: Path, submission: Submission, monkeypatch):
-    monkeypatch.setattr("lab3.submission.MOST_FILES", 5)
-    for number in range(6):
-        (folder / f"{number}.txt").write_text("")
-    with pytest.raises(UsageError, match="more than 5 files"):
-        submission.scripts()
-
-
-CHAT = "from openai import OpenAI\nclient = OpenAI()\nclient.chat.completions.create(model='m', messages=[])\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "role", "fault"),
-    [
-        (CHAT, "chat", ""),
-        ("import openai\nopenai.OpenAI().chat.completions.create(messages=[], tools=[])", "tools", ""),
-        (CHAT + "TOOLS = 'tools=[]'", "chat", ""),
-        ("print('add and mul, 8 and 16')", "none", ""),
-        ("from openai import OpenAI", "none", ""),
-        ("def f(:\n", "none", "no Python: "),
-        ("\0", "none", "no Python: "),
-        ("(" * 5000, "none", "no Python: "),
-    ],
-)
-def test_a_script_is_read_and_never_run(folder: Path, submission: Submission, text: str, role: str, fault: str):
-    ran = folder.parent / "ran"
-    code = text if fault else f"{text}\nopen({str(ran)!r}, 'w')\n"
-    (folder / "答案 1.py").write_text(code)
-    (found,) = submission.scripts()
-    assert (found.path, found.role) == ("答案 1.py", role)
-    assert found.fault.startswith(fault)
-    assert bool(found.fault) == bool(fault)
-    assert not ran.exists()
+    assert not [each for each in submission.collected.found if each.role in ("chat", "tools")]
+    assert submission.evidence("scripts").trouble["scripts"].fault == "not_shown"
 
 
 def test_sizes_without_the_source_are_held_against_the_models_shape(folder: Path, submission: Submission):
