@@ -296,7 +296,7 @@ class _Asker:
 
 def _read_events(pieces: Iterable[bytes], found: dict[str, Any]) -> None:
     """Put a stream's events into `found` as they come, until [DONE]: what came before a break stays."""
-    for data in _sse(pieces):
+    for data in server_sent_events(pieces):
         if data == "[DONE]":
             found["done"] = True
             return
@@ -306,7 +306,7 @@ def _read_events(pieces: Iterable[bytes], found: dict[str, Any]) -> None:
         found["events"].append(event)
 
 
-def _sse(pieces: Iterable[bytes]) -> Iterator[str]:
+def server_sent_events(pieces: Iterable[bytes]) -> Iterator[str]:
     """The data of server-sent events, which end with an empty line. Raises UnicodeDecodeError."""
     # Of the three line ends that the format knows, CR LF may be cut in two: the decoder puts it together.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("strict"), translate=True)

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ Role = Literal["chat", "tools"]
 LAB_ANSWER = 16.0  # of the tutorial's question, looked for in what is printed although nothing may have been asked
 ATTEMPTS = 5  # of a script whose calls did not come right: a model that is asked at a temperature may miss
 MOST_TOKENS = 512  # of an answer whose length a script leaves open
+_NONCES_AT_ONCE = 5
+# For scripts that ask their user: a question, and the words by which such loops are left.
+STDIN = {"chat": "介绍一下你自己\n", "tools": "Compute (3+5)*2\n"}
+_LEAVE = "exit\nquit\nq\n退出\n\n"
 _NOTEBOOK_BYTES = 1 << 20  # of a file that goes along with a notebook
 # Of an answer that is printed as it came: what differs from run to run. What was printed otherwise is left as it is.
 _PASSING = re.compile(
@@ -74,6 +79,7 @@ def watch(
                 folder=at,
                 doors=[Door(host=host, port=port, socket=socket) for host, port in doors],
                 limits=limits,
+                stdin=STDIN[role] + _LEAVE,
             )
         exchanges = proxy.exchanges
     answer = LAB_ANSWER if role == "tools" else None
@@ -136,7 +142,9 @@ def _chat_fault(watched: Watched, turn: Turn | None) -> str | None:
     if turn is None:
         how = _ending(watched.ran)
         return f"the script asked the model nothing{how}"
-    told = [problem.text for problem in turn.problems if problem.fault != "server"]
+    # Who breaks out of a stream after its last word has the whole answer.
+    whole = turn.finish_reason is not None and bool(turn.text.strip())
+    told = [p.text for p in turn.problems if p.fault != "server" and not (whole and p.kind == "client_gone")]
     return f"no answer came{_ending(watched.ran)}: {'; '.join(told)}" if told or turn.message is None else None
 
 
@@ -149,8 +157,6 @@ def _ending(ran: Ran) -> str:
 
 def tools_of(watched: Watched) -> tuple[ToolFacts, ...]:
     """Its questions with tools and what came of them; where it asked none, one that says so."""
-    from dataclasses import replace
-
     # Printed, or the question names the number itself, and in either case a call of the model's gives it.
     printed = {each.question: each.called and each.printed is not False for each in watched.wire.printed}
     with_tools = [
@@ -189,23 +195,29 @@ def nonce(
     from lab3.grading.wire import json_of, nonce_request
 
     draw = random.Random(seed)
-    operations = _operations(request)
-    questions, outcomes = [], []
-    for number in range(count):
-        a, b, c = draw.randint(11, 49), draw.randint(11, 49), draw.randint(2, 9)
-        question = f"Compute ({a}+{b})*{c}"
-        message = ask({**nonce_request(request, question=question), "seed": seed + number})
+    numbers = [(draw.randint(11, 49), draw.randint(11, 49), draw.randint(2, 9)) for _ in range(count)]
+    questions = [f"Compute ({a}+{b})*{c}" for a, b, c in numbers]
+    requests = [
+        {**nonce_request(request, question=question), "seed": seed + number}
+        for number, question in enumerate(questions)
+    ]
+    with ThreadPoolExecutor(_NONCES_AT_ONCE) as pool:
+        messages = list(pool.map(ask, requests))
+    operations, required = _operations(request), _required(request)
+
+    def outcome(message: dict[str, Any], a: int, b: int) -> str:
         call = next((each.get("function") for each in message.get("tool_calls") or [] if isinstance(each, dict)), None)
-        questions.append(question)
         if not isinstance(call, dict):
-            outcomes.append(f"no call: {_text(message.get('content'))[:100]}")
-            continue
-        arguments = json_of(call["arguments"]) if isinstance(call.get("arguments"), str) else call.get("arguments")
+            return f"no call: {_text(message.get('content'))[:100]}"
+        name, given = str(call.get("name")), call.get("arguments")
+        arguments = json_of(given) if isinstance(given, str) else given
         found = sorted(numbers_of(arguments)) if isinstance(arguments, dict) else []
-        right = operations.get(str(call.get("name"))) == "add" and len(found) == 2
+        right = operations.get(name) == "add" and len(found) == 2 and required[name] <= set(arguments or {})
         right = right and all(map(same, found, sorted((float(a), float(b)))))
-        outcomes.append("right" if right else f"{call.get('name')}({call.get('arguments')})"[:200])
-    return NonceFacts(questions=tuple(questions), outcomes=tuple(outcomes))
+        return "right" if right else f"{name}({given})"[:200]
+
+    outcomes = tuple(outcome(message, a, b) for message, (a, b, _) in zip(messages, numbers, strict=True))
+    return NonceFacts(questions=tuple(questions), outcomes=outcomes)
 
 
 def offers_add(request: dict[str, Any]) -> bool:
@@ -233,6 +245,18 @@ def message_of(client: Any, body: dict[str, Any]) -> dict[str, Any]:
         choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     )
     return message if isinstance(message, dict) else {}
+
+
+def _required(request: dict[str, Any]) -> dict[str, set[str]]:
+    """The parameters that a call of each tool must have."""
+    found: dict[str, set[str]] = {}
+    for tool in request.get("tools") or []:
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict):
+            schema = function.get("parameters")
+            names = schema.get("required") if isinstance(schema, dict) else None
+            found[str(function.get("name"))] = set(map(str, names)) if isinstance(names, list) else set()
+    return found
 
 
 def _operations(request: dict[str, Any]) -> dict[str, str | None]:

@@ -76,7 +76,7 @@ class PythonFacts:
 def read_python(source: str) -> PythonFacts:
     """The facts of a script, whatever it holds."""
     try:
-        tree = _parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
         return PythonFacts(
@@ -347,13 +347,13 @@ _STARTERS = frozenset(
 def parses(source: str) -> bool:
     """Whether it is Python."""
     try:
-        _parse(source)
+        parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
 
 
-def _parse(source: str) -> ast.Module:
+def parse(source: str) -> ast.Module:
     with _PARSING, warnings.catch_warnings():  # Python warns of a student's "\\d" on our standard error
         warnings.simplefilter("ignore")
         return ast.parse(source)

@@ -32,7 +32,7 @@ def _canned(script: ScriptFacts, run: ScriptRun) -> Iterator[str]:
     for told in run.wire["printed"]:
         if told["printed"] and not told["called"] and not told["said"]:
             yield f"{told['value']:g} was printed, and no call and no answer of the model's gives it"
-    if run.outcome != "exited" or run.returncode or run.server_trouble or script.role != "chat":
+    if run.outcome != "exited" or run.returncode or run.server_trouble:
         return
     if not run.wire["asked"] and len(run.stdout.split()) + len(run.stdout) // 20 > 3:
         yield "it printed a text, and asked the model nothing"

@@ -12,7 +12,7 @@ from lab3 import protocol_facts
 from lab3.grading.exchange import Exchange, Fault
 from lab3.openai_client import clean, excerpt
 from lab3.protocol_answers import Answer, choice_fault, read_answer
-from lab3.protocol_probe import _sse as server_sent_events
+from lab3.protocol_probe import server_sent_events
 
 CHAT_PATH = "/v1/chat/completions"
 _DEEPEST = 32  # levels of a JSON value: nothing honest has more, and much of Python's library recurses

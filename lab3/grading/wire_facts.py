@@ -173,7 +173,7 @@ def _tool_facts(question: QuestionFacts) -> ToolFacts | None:
         expected_answer=question.value,
         tool_choice=question.tool_choice,
         calls=tuple(_call_facts(call) for call in question.calls),
-        results_returned=bool(followed) and all(call.result for call in followed),
+        results_returned=bool(followed) and all(call.result and call.result.right is not False for call in followed),
         answer=question.answer,
         outcome=_run_outcome(question),
         content=question.said[0] if question.said else "",

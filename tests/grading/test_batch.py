@@ -44,8 +44,9 @@ def grader(fake: FakeOpenAI) -> Callable[..., tuple[Graded, ...]]:
 
         def grade_all(tasks) -> Iterator[Graded]:
             for task in tasks[:stop_after]:
+                tmp = task.folder
                 subject = Submission(
-                    Alone(fake), str(task.folder), engine="cpu", fallback=lambda: task.folder, seed_name=task.name,
+                    Alone(fake), str(task.folder), engine="cpu", fallback=lambda tmp=tmp: tmp, seed_name=task.name,
                     limits=QUICK,
                 )  # fmt: skip
                 run.graded.append(task.name)  # type: ignore[attr-defined]

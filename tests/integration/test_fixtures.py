@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab3.chat import chat
 from lab3.capacity import kv_tokens
+from lab3.chat import chat
 from lab3.hub import RunningServer
 from lab3.models import kv_bytes_per_token, read_config
 from lab3.quantize import QuantizeResult

@@ -14,9 +14,9 @@ import requests
 from openai import OpenAI
 
 from lab3 import collect, funcall, vram
+from lab3.capacity import kv_tokens
 from lab3.chat import ChatResult, chat
 from lab3.checks import CHECKS, judge, numbers_in
-from lab3.capacity import kv_tokens
 from lab3.errors import InfraError, UsageError
 from lab3.evidence import Evidence
 from lab3.hub import RunningServer

@@ -743,4 +743,4 @@ def test_events_are_read_however_they_are_cut(end: str, size: int):
     ]
     sent = end.join([*lines, "data: [DONE]", "", "data: never ended"]).encode()
     pieces = (sent[at : at + size] for at in range(0, len(sent), size))
-    assert list(protocol_probe._sse(pieces)) == ['{"a": "🐼"}', "first\nsecond", "[DONE]"]
+    assert list(protocol_probe.server_sent_events(pieces)) == ['{"a": "🐼"}', "first\nsecond", "[DONE]"]
