@@ -124,6 +124,7 @@ class Grader:
             limits=replace(LIMITS, wall_s=self.plan.timeout_s),
             model_roots=self.plan.model_roots,
             same_model=self._same_model,
+            shares_server=True,
             progress=self.progress,
         )
 

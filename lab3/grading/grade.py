@@ -88,7 +88,7 @@ def _status(evidence: Evidence, verdicts: Sequence[Verdict], subject: Submission
     late = [
         f"{script.path} was ended at its limit: {script.runs[-1].outcome}"
         for script in evidence.scripts
-        if script.runs and script.runs[-1].outcome == "timeout"
+        if script.runs and script.runs[-1].outcome in ("timeout", "cpu")
     ]
     if late:
         return "timeout", tuple(late)

@@ -167,6 +167,8 @@ class _Script:
             if keyword.arg is None or keyword.arg in ("json", "data", "content", "body", "extra_body"):
                 if (value := self._constants.keys(keyword.value).get(name)) is not None:
                     return value
+                if (value := self._handed(call, keyword.value, name)) is not None:
+                    return value
                 if keyword.arg is None and (value := self._passed_on(call, keyword.value, name)) is not None:
                     return value
         if _last(call.func) in ("post", "request", "Request", "urlopen"):
@@ -174,6 +176,27 @@ class _Script:
                 (value for each in call.args for value in [self._constants.keys(each).get(name)] if value), None
             )
         return None
+
+    def _handed(self, call: ast.Call, value: ast.expr, name: str) -> ast.expr | None:
+        """`def ask(body): post(url, json=body)`, and then `ask({"tools": …})`."""
+        function = self._within.get(id(call))
+        if function is None or not isinstance(value, ast.Name) or (place := _parameter(function, value.id)) is None:
+            return None
+        for given in self._given_to(function, value.id, place):
+            # A variable may have the parameter's own name, which is then several things to the script as a whole.
+            named = self._assigned(given.id) if isinstance(given, ast.Name) else []
+            for each in (given, *named):
+                if (found := self._constants.keys(each).get(name)) is not None:
+                    return found
+        return None
+
+    def _assigned(self, name: str) -> list[ast.expr]:
+        """What is assigned to a variable of that name, anywhere."""
+        return [
+            node.value
+            for node in self._nodes
+            if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets)
+        ][:MOST]
 
     def _passed_on(self, call: ast.Call, value: ast.expr, name: str) -> ast.expr | None:
         """`def ask(**more): create(**more)`, and then `ask(tools=…)`."""
@@ -206,14 +229,17 @@ class _Script:
         default = self._constants.given(name)
         if default is not None and self._worth_alone(default):
             return True
+        return any(map(self._worth_alone, self._given_to(function, name, place)))
+
+    def _given_to(self, function: ast.FunctionDef | ast.AsyncFunctionDef, name: str, place: int) -> Iterator[ast.expr]:
+        """What the function's calls give for its parameter."""
         method = bool(function.args.args) and function.args.args[0].arg in ("self", "cls")
         for call in self._named.get(function.name, ()):
             given = self._keyword(call, name)
             if given is None and len(call.args) > place - method >= 0:
                 given = call.args[place - method]
-            if given is not None and self._worth_alone(given):
-                return True
-        return False
+            if given is not None:
+                yield given
 
     def _worth_alone(self, value: ast.expr) -> bool:
         empty = isinstance(value, ast.List | ast.Tuple) and not value.elts

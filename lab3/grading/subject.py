@@ -50,6 +50,7 @@ class Submission(ServedSubject):
     limits: Limits = LIMITS
     model_roots: tuple[Path, ...] = ()
     same_model: Callable[[Path], Path] = field(default=lambda folder: folder)  # one folder for equal contents
+    shares_server: bool = False  # with others: then of its command only the bits of the KV cache are served
 
     def __post_init__(self) -> None:
         self.name = "submission"
@@ -87,6 +88,8 @@ class Submission(ServedSubject):
                 asked = server_spec(command, model_folder=Path(lab.model))
             except UsageError:
                 asked = lab
+            if self.shares_server:
+                asked = replace(lab, kv_bits=asked.kv_bits)
             lab = replace(asked, engine=self.engine if self.engine != "auto" else asked.engine)
         return lab if kv_bits is None else replace(lab, kv_bits=kv_bits)
 
@@ -133,7 +136,19 @@ class Submission(ServedSubject):
                 why=command.text[:500],
                 todo="write it as LMDeploy takes it",
             )
-        return self._measured(self.spec(), keep=True)
+        if not self.shares_server:
+            return self._measured(self.spec(), keep=True)
+        return ServerFacts(
+            command=command.text,
+            engine=self.spec().engine,
+            kv_bits=self.spec().kv_bits,
+            cache_ratio=command.cache_ratio,
+            startup_seconds=0.0,
+            used_mib=0,
+            total_mib=0,
+            memory_method="not measured: it shares a server with others",
+            kv_tokens=None,
+        )
 
     # --- the scripts --------------------------------------------------------------------------------------------------
 
