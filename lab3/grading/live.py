@@ -124,7 +124,6 @@ def chat_of(watched: Watched) -> ChatFacts:
     good = [turn for turn in watched.turns if turn.message is not None and turn.text.strip()]
     turn = good[-1] if good else watched.turns[-1] if watched.turns else None
     usage = (turn.usage if turn else None) or {}
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
     asked = [message for message in turn.messages if message.get("role") == "user"] if turn else []
     return ChatFacts(
         question=_text(asked[-1].get("content")) if asked else "",
@@ -134,8 +133,15 @@ def chat_of(watched: Watched) -> ChatFacts:
         tokens_per_second=None,
         error=_chat_fault(watched, turn),
         usage_due=turn is None or not turn.streamed or bool(turn.usage),
-        **{name: value if isinstance(value, int) else None for name, value in counts.items()},
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+        total_tokens=_count(usage, "total_tokens"),
     )
+
+
+def _count(usage: dict[str, Any], name: str) -> int | None:
+    value = usage.get(name)
+    return value if isinstance(value, int) else None
 
 
 def _chat_fault(watched: Watched, turn: Turn | None) -> str | None:
