@@ -113,11 +113,11 @@ def files(
             arguments += ["--symlink", str(Path(name).readlink()), name]
         elif Path(name).is_dir():
             arguments += ["--ro-bind", name, name]
-    for source, folder in zip(sources, python.folders, strict=True):
+    arguments += ["--proc", "/proc", *_dev(), *_tmpfs("/tmp", tmp_mib), "--dir", HOME]
+    for source, folder in zip(sources, python.folders, strict=True):  # after /tmp, where they may lie
         arguments += ["--ro-bind", str(source), str(folder)]
     for folder in python.hidden:
         arguments += ["--size", "4096", "--tmpfs", str(folder), "--remount-ro", str(folder)]
-    arguments += ["--proc", "/proc", *_dev(), *_tmpfs("/tmp", tmp_mib), "--dir", HOME]
     arguments += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for path, text in _texts(names).items():
         fds.append(sealed(text.encode()))

@@ -18,7 +18,7 @@ import pytest
 from lab3.errors import UsageError
 from lab3.grading import sandbox_doors
 from lab3.grading.sandbox import Door
-from tests.sandbox.conftest import serving
+from tests.sandbox.world import serving
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 

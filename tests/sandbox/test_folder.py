@@ -13,7 +13,7 @@ import pytest
 from lab3.errors import UsageError
 from lab3.grading import sandbox_snapshot
 from lab3.grading.sandbox import run
-from tests.sandbox.conftest import LIMITS, is_root
+from tests.sandbox.world import LIMITS, is_root
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 

@@ -14,12 +14,11 @@ import pytest
 
 from lab3.errors import InfraError
 from lab3.grading import sandbox, sandbox_cgroup, sandbox_seccomp, sandbox_view
-from tests.sandbox.conftest import is_root
+from tests.sandbox.world import is_root
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 
 ROOT = Path(__file__).parents[2]
-NOT_RUN = "import os; open(os.path.expanduser('~/ran'), 'w')"
 
 
 # --- what is missing ----------------------------------------------------------------------------------------------
@@ -201,6 +200,8 @@ def test_root_with_nobody_else_to_run_as_is_refused_because_its_processes_have_n
     code = (
         ATTACKS
         + """
+    from lab3.grading import sandbox_cgroup
+    sandbox_cgroup.confine = lambda *_, **__: None  # a control group would do, if this machine lets us have one
     from lab3.errors import InfraError
     try:
         attack("pass")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from lab3.grading.sandbox import Door
-from tests.sandbox.conftest import is_root
+from tests.sandbox.world import is_root
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 
@@ -44,7 +44,7 @@ def test_a_daemon_ends_with_the_script(world):
     assert ran.seconds < 15, "nobody waits for a daemon that holds the script's output"
 
 
-def test_the_grader_is_killed_and_nothing_lives_on(world, monkeypatch):
+def test_the_grader_is_killed_and_nothing_lives_on(world):
     world.write("import time; print('x'); time.sleep(600)", name="sleeper.py")
     code = f"""
         import sys

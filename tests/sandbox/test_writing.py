@@ -74,7 +74,9 @@ def test_anywhere_but_in_its_own_memory(world):
     )
 
     assert ran.outcome == "exited"
-    assert set(ran.stdout.split()) == {"/tmp", "/tmp/home", "/dev/shm"}
+    found = set(ran.stdout.split())
+    assert found >= {"/tmp", "/tmp/home", "/dev/shm"}
+    assert all(folder.startswith("/tmp/") for folder in found - {"/tmp", "/dev/shm"}), "a Python may lie below /tmp"
 
 
 def test_the_kernels_switches(world):

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -198,6 +199,21 @@ def with_status(facts: ProtocolFacts, status: str) -> set[str]:
 
 def test_a_good_server_passes_every_check():
     assert {name: found.reason for name, found in findings(GOOD).items() if found.status != "pass"} == {}
+
+
+@pytest.mark.parametrize(
+    ("whole", "streamed", "failing"),
+    [
+        ("你好🎉\ufffd熊", "你好🎉\ufffd熊", set()),  # the model wrote bytes that are no letter, seen in CI
+        ("你好\ufffd\ufffd", "你好\ufffd\ufffd", {"unicode"}),  # the server breaks what takes several tokens
+        ("你好🎉熊", "你好🎉\ufffd", {"unicode"}),
+        ("你好🎉\ud83d", "你好🎉\ud83d", {"unicode"}),
+    ],
+)
+def test_letters_that_the_model_broke_are_not_the_server_s_fault(whole: str, streamed: str, failing: set[str]):
+    answers = (answered(request(CHINESE) | more, text) for more, text in (({}, whole), ({"stream": True}, streamed)))
+    facts = replace(GOOD, exchanges={**GOOD.exchanges, "unicode": tuple(answers)})
+    assert with_status(facts, "fail") == failing
 
 
 def test_a_check_is_worth_no_points_and_has_a_title_in_both_languages():
