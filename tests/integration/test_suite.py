@@ -73,9 +73,7 @@ def submission(w4a16: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_submitted_folder_is_inspected_served_and_its_scripts_are_run_against_it(
-    submission: Path, tmp_path: Path
-):
+def test_a_submitted_folder_is_inspected_served_and_its_scripts_are_run_against_it(submission: Path, tmp_path: Path):
     out = tmp_path / "out"
     code, verdicts, said = judge(out, "--submission", submission, "--lab3-model", "embedded")
     assert code == 0, said
