@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lab3.evidence import ChatFacts, NonceFacts, ScriptRun, ToolFacts
 from lab3.grading.collector import TUTORIAL, Collected
+from lab3.grading.conversation import QuestionFacts
 from lab3.grading.documents import notebook_script
 from lab3.grading.exchange import Exchange
 from lab3.grading.proxy import RecordingProxy
@@ -24,7 +25,7 @@ from lab3.grading.wire_facts import WireFacts, tool_runs, wire_facts
 
 Role = Literal["chat", "tools"]
 LAB_ANSWER = 16.0  # of the tutorial's question, looked for in what is printed although nothing may have been asked
-ATTEMPTS = 5  # of a script whose calls did not come right: a model that is asked at a temperature may miss
+ATTEMPTS = 4  # of a script whose calls did not come right: a model that is asked at a temperature may miss
 MOST_TOKENS = 512  # of an answer whose length a script leaves open
 _NONCES_AT_ONCE = 5
 # For scripts that ask their user: a question, and the words by which such loops are left.
@@ -185,6 +186,18 @@ def tools_right(asked: Sequence[ToolFacts]) -> bool:
         return False
     verdicts = judge(Evidence(subject="", model="", tools=tuple(asked)), TOOL_CHECKS)
     return all(verdict.status == "pass" for verdict in verdicts if verdict.required)
+
+
+def model_missed(question: QuestionFacts) -> bool:
+    """Whether the model was asked for a step that was due, with tools, and made no call for it."""
+    if any(call.result and call.result.right is False for call in question.calls):
+        return False  # it was told something wrong
+    due = len(question.steps)
+    for turn in question.turns:
+        if due and not any(call.turn == turn and call.outcome == "ok" for call in question.calls):
+            return bool(question.tools)
+        due -= 1 if due else 0
+    return bool(question.tools) and bool(question.calls) and not all(question.steps_called[: len(question.calls)])
 
 
 def nonce(

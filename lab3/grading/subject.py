@@ -257,11 +257,12 @@ class Submission(ServedSubject):
 
 
 def _worth_another(last: tuple[ScriptRun, Watched], role: Role) -> bool:
-    """Whether chance, or the server, may have been in the way."""
+    """Whether chance, or the server, may have been in the way: what a script does by itself it does again."""
     run, watched = last
     if run.right or run.outcome not in ("exited", "signal"):
         return bool(run.server_trouble)
-    return bool(run.server_trouble) or (role == "tools" and watched.wire.asked_with_tools)
+    missed = any(map(live.model_missed, watched.wire.questions))
+    return bool(run.server_trouble) or (role == "tools" and missed)
 
 
 def _not_asked(watched: Watched) -> ToolFacts:

@@ -58,6 +58,7 @@ MUTANTS = {
 def test_a_fault_is_found_and_only_it(graded: Callable[..., Graded], tools: str, failing: set[str]):
     found = graded(func=tools)
     failed = with_status(found, "fail")
+    assert [run["role"] for run in found.runs].count("tools") == 1, "what a script does by itself it does again"
     # What nothing was executed for is unknown rather than a fail.
     assert failed <= failing
     assert failing - failed <= {"tools.results", "tools.answer"}
@@ -105,7 +106,7 @@ def test_a_model_that_never_calls_fails_and_is_asked_no_more_than_was_said(
 ):
     fake.always = lambda _: completion("I would rather not.")
     found = graded(func=LOOP)
-    assert len(found.runs) == 5
+    assert len(found.runs) == 4
     assert with_status(found, "fail") >= {"tools.add", "tools.mul", "tools.nonce"}
 
 
