@@ -198,11 +198,12 @@ class RecordingProxy:
         except asyncio.CancelledError:
             if self._closing:
                 draft.fail("unfinished", "the recording ended before the answer was whole")
-            else:
+            elif not draft.said_all:
                 draft.fail("client_gone", "the client hung up before the answer was whole")
             raise
         except ConnectionError as error:
-            draft.fail("client_gone", f"the client hung up: {error}")
+            if not draft.said_all:
+                draft.fail("client_gone", f"the client hung up: {error}")
             raise
         except Exception as error:
             draft.fail("proxy_failed", repr(error))
@@ -324,6 +325,11 @@ class _Draft:
     @property
     def streamed(self) -> bool:
         return self.content_type == "text/event-stream"
+
+    @property
+    def said_all(self) -> bool:
+        """Whether a stream has told its end, after which some clients hang up without waiting for that of HTTP."""
+        return self.streamed and self.response_body.rstrip().endswith(b"data: [DONE]")
 
     def fail(self, kind: str, error: str) -> None:
         """The first trouble is the cause of those that follow."""

@@ -357,6 +357,22 @@ def test_a_client_that_leaves_a_little_later_than_the_recording_ends_is_gone(fak
     assert proxy.exchanges[0].error_kind == "client_gone"
 
 
+@pytest.mark.parametrize(("done", "kind"), [(True, None), (False, "client_gone")])
+def test_a_client_that_leaves_after_the_last_word_of_a_stream_has_had_it_all(fake, door, done, kind):
+    """As the OpenAI client may, which does not wait for HTTP's own end. The server leaves that open here."""
+    fake.will(sse(delta(content="hello"), delta("stop"), done=done, hang=True))
+    with recording(fake.url, door) as proxy:
+        sock = connect(door)
+        sock.sendall(post(b"{}"))
+        heard = b""
+        while (b"[DONE]" if done else b"stop") not in heard:
+            heard += sock.recv(65536)
+        sock.close()
+        until(lambda: proxy.exchanges[0].ended_s is not None)
+
+    assert proxy.exchanges[0].error_kind == kind
+
+
 def test_an_answer_that_nobody_had_finished_when_the_recording_ended_is_nobodys_fault(door):
     done = threading.Event()
 
