@@ -174,7 +174,12 @@ def _grade(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
     )
     progress = _progress(arguments)
-    graded = grade_batch(arguments.submissions, arguments.out, plan=plan, progress=progress)
+    elsewhere = None
+    if arguments.ray:
+        from lab3.grading.ray_batch import ray_grader
+
+        elsewhere = ray_grader(plan, arguments.out, address=arguments.ray, progress=progress)
+    graded = grade_batch(arguments.submissions, arguments.out, plan=plan, progress=progress, grade_all=elsewhere)
     if arguments.json:
         _print_json({"out": str(arguments.out), "submissions": [each.to_dict() for each in graded]})
     else:
@@ -294,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--checks", metavar="IDS", help="beginnings of checks' ids, such as chat,tools,scripts (all)")
     grade.add_argument("--timeout", type=float, default=180.0, metavar="S", help="of one script's run (%(default)s)")
     grade.add_argument("--workers", type=_positive, help="submissions at once (16 with a GPU, else 3)")
+    grade.add_argument("--ray", metavar="ADDRESS", help="spread over a Ray cluster: auto, local, HOST:PORT or ray://…")
     _engine_argument(grade)
 
     memory = commands.add_parser("vram", help="device memory").add_subparsers(required=True, metavar="COMMAND")

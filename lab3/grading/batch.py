@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from lab3.errors import Lab3Error, UsageError
 from lab3.grading.files import list_files
-from lab3.grading.grade import RUBRIC, grade
+from lab3.grading.grade import RUBRIC, grade, not_graded
 from lab3.grading.results import Graded
 from lab3.grading.sandbox import check_sandbox
 from lab3.grading.subject import LIMITS, Submission
@@ -53,13 +53,19 @@ class Plan:
     workers: int | None = None  # None: by the machine
 
 
-@dataclass
-class _Task:
+@dataclass(frozen=True)
+class Task:
+    """A submission to grade."""
+
     folder: Path
     name: str
     key: str
-    spec: ServerSpec | None = None
-    error: str = ""
+
+
+class MakeSubject(Protocol):
+    """Builds what gathers a submission's evidence, as one member's part in a run."""
+
+    def __call__(self, task: Task, member: Member) -> Submission: ...
 
 
 @dataclass
@@ -69,51 +75,53 @@ class Grader:
     plan: Plan
     out: Path
     progress: Progress = silent
-    _identities: dict[str, Path] = field(default_factory=dict)  # content of a model → the first folder that has it
+    make_subject: MakeSubject | None = None  # None: as `plan` says
+    fallback: Callable[[], Path] | None = None  # what is served where no model was handed in; None: as `plan` says
+    identities: dict[str, Path] = field(default_factory=dict)  # content of a model → the first folder that has it
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def grade_all(self, tasks: Sequence[_Task]) -> Iterator[Graded]:
+    def grade_all(self, tasks: Sequence[Task]) -> Iterator[Graded]:
         """Group after group, each with a server of its own."""
         check_sandbox()
         hub = Hub(folder=self.out / "logs", progress=self.progress)
         with ExitStack() as held:
             held.callback(hub.close)
-            for group in self._groups(tasks, hub):
+            for group in self.groups(tasks, hub):
                 yield from self._group(group, hub)
 
-    def _groups(self, tasks: Sequence[_Task], hub: Hub) -> Iterator[list[_Task]]:
-        """Submissions that can share a server are graded together, so that few servers are up at a time."""
-        groups: dict[ServerSpec | None, list[_Task]] = {}
+    def groups(self, tasks: Sequence[Task], hub: Hub) -> Iterator[list[Task]]:
+        """Submissions that can share a server, to be graded together, so that few servers are up at a time."""
+        groups: dict[ServerSpec | None, list[Task]] = {}
         with member_of(hub) as member:
             for task in tasks:
                 try:
-                    task.spec = self._subject(task, _Own(member)).spec()
+                    spec = self._subject(task, _Own(member)).spec()
                 except Exception:  # whatever it is, grading tells it as that submission's
-                    task.spec = None
-                groups.setdefault(task.spec, []).append(task)
+                    spec = None
+                groups.setdefault(spec, []).append(task)
         yield from groups.values()
 
-    def _group(self, tasks: Sequence[_Task], hub: Hub) -> Iterator[Graded]:
-        workers = self.plan.workers or WORKERS[bool(devices()) and self.plan.engine != "cpu"]
-        with member_of(hub) as member, ThreadPoolExecutor(workers, thread_name_prefix="lab3-grade") as pool:
-            running = {pool.submit(self._one, task, member): task for task in tasks}
+    def _group(self, tasks: Sequence[Task], hub: Hub) -> Iterator[Graded]:
+        with (
+            member_of(hub) as member,
+            ThreadPoolExecutor(scripts_at_once(self.plan), thread_name_prefix="lab3-grade") as pool,
+        ):
+            running = {pool.submit(self.grade_one, task, member): task for task in tasks}
             for future in as_completed(running):
                 yield future.result()
 
-    def _one(self, task: _Task, member: Member) -> Graded:
-        subject = self._subject(task, _Own(member))
+    def grade_one(self, task: Task, member: Member) -> Graded:
+        """One submission, on the servers of the member's hub. Raises nothing but what ends the whole batch."""
         try:
+            subject = self._subject(task, _Own(member))
             return grade(subject, name=task.name, key=task.key, checks=self.plan.checks)
         except Exception as error:  # a mistake of ours with one submission must not stop the others
-            return Graded(
-                name=task.name, student=task.name, status="infra_error", score=0,
-                max_score=sum(check.max_points for check in self.plan.checks), verdicts=(), collected={}, runs=(),
-                reasons=(f"lab3 failed: {type(error).__name__}: {error}",), evidence={}, key=task.key, times={},
-            )  # fmt: skip
+            why = f"lab3 failed: {type(error).__name__}: {error}"
+            return not_graded(task.name, task.key, why, self.plan.checks)
 
-    def _subject(self, task: _Task, member: Member) -> Submission:
-        from dataclasses import replace
-
+    def _subject(self, task: Task, member: Member) -> Submission:
+        if self.make_subject is not None:
+            return self.make_subject(task, member)
         return Submission(
             member,
             str(task.folder),
@@ -129,6 +137,8 @@ class Grader:
         )
 
     def _fallback(self) -> Path:
+        if self.fallback is not None:
+            return self.fallback()
         return quantize_cached(resolve(self.plan.model, progress=self.progress), progress=self.progress).out
 
     def _same_model(self, folder: Path) -> Path:
@@ -138,7 +148,7 @@ class Grader:
             if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja", ".model", ".bin", ".txt"):
                 content.update(f"{path.name} {_digest(path)} ".encode())
         with self._lock:
-            return self._identities.setdefault(content.hexdigest(), folder)
+            return self.identities.setdefault(content.hexdigest(), folder)
 
 
 def grade_batch(
@@ -148,7 +158,7 @@ def grade_batch(
     plan: Plan,
     progress: Progress = silent,
     told: Callable[[Graded], None] = lambda _: None,
-    grade_all: Callable[[Sequence[_Task]], Iterator[Graded]] | None = None,
+    grade_all: Callable[[Sequence[Task]], Iterator[Graded]] | None = None,
 ) -> tuple[Graded, ...]:
     """Grade `folders` into `out`, a folder for each, and write what the whole batch comes to; in the order of names.
 
@@ -163,7 +173,7 @@ def grade_batch(
         key = submission_key(folder, rubric)
         found = _kept(out / name / RESULT, key)
         if found is None:
-            tasks.append(_Task(folder, name, key))
+            tasks.append(Task(folder, name, key))
         else:
             kept.append(found)
     if kept:
@@ -192,9 +202,6 @@ def rubric_key(plan: Plan) -> str:
     """The checks, the code behind them, and the model that submissions are measured by."""
     from lab3.embedded import embedded_key
 
-    here = Path(__file__).parents[1]
-    files = [path for name in _CODE for path in _python(here / name)]
-    code = {str(path.relative_to(here)): _digest(path) for path in files}
     model = embedded_key() if plan.model == "embedded" else plan.model
     asked = {
         "checks": [(check.id, check.max_points) for check in plan.checks],
@@ -203,7 +210,19 @@ def rubric_key(plan: Plan) -> str:
         "timeout_s": plan.timeout_s,
         "gpu": [device.name for device in devices()][:1],
     }
-    return hashlib.sha256(json.dumps([code, asked], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([code_digests(), asked], sort_keys=True).encode()).hexdigest()
+
+
+def code_digests() -> dict[str, str]:
+    """The code that decides over results, file by file."""
+    here = Path(__file__).parents[1]
+    files = [path for name in _CODE for path in _python(here / name)]
+    return {str(path.relative_to(here)): _digest(path) for path in files}
+
+
+def scripts_at_once(plan: Plan) -> int:
+    """How many submissions are graded at a time on this machine."""
+    return plan.workers or WORKERS[bool(devices()) and plan.engine != "cpu"]
 
 
 class _Own(Member):

@@ -36,7 +36,7 @@ def grade(subject: Submission, *, name: str, key: str, checks: Sequence[Check] =
         collected = subject.collected.to_dict()
         student = subject.collected.student
     except Lab3Error as error:
-        return _not_graded(name, key, f"{error.what}: {error.why}" if error.why else error.what, checks)
+        return not_graded(name, key, f"{error.what}: {error.why}" if error.why else error.what, checks)
     verdicts = judge(evidence, checks)
     status, reasons = _status(evidence, verdicts, subject)
     points, most = score(verdicts)
@@ -55,6 +55,15 @@ def grade(subject: Submission, *, name: str, key: str, checks: Sequence[Check] =
         key=key,
         times=times,
     )
+
+
+def not_graded(name: str, key: str, reason: str, checks: Sequence[Check]) -> Graded:
+    """The result where the machine, or lab3, was in the way."""
+    most = sum(check.max_points for check in checks)
+    return Graded(
+        name=name, student=name, status="infra_error", reasons=(reason,), score=0, max_score=most, verdicts=(),
+        collected={}, runs=(), evidence={}, key=key, times={},
+    )  # fmt: skip
 
 
 def chosen(prefixes: Sequence[str]) -> tuple[Check, ...]:
@@ -123,11 +132,3 @@ def _lasting(evidence: Evidence) -> dict[str, Any]:
     for name in ("baseline", "samples", "protocol", "diagnosis"):
         told.pop(name, None)
     return told
-
-
-def _not_graded(name: str, key: str, reason: str, checks: Sequence[Check]) -> Graded:
-    most = sum(check.max_points for check in checks)
-    return Graded(
-        name=name, student=name, status="infra_error", reasons=(reason,), score=0, max_score=most, verdicts=(),
-        collected={}, runs=(), evidence={}, key=key, times={},
-    )  # fmt: skip

@@ -128,7 +128,7 @@ def test_a_mistake_of_ours_with_one_submission_stops_no_other(
 ):
     grader = batch.Grader(PLAN, tmp_path)
     monkeypatch.setattr(batch, "grade", lambda *_, **__: 1 / 0)
-    found = grader._one(batch._Task(folders[0], "alice", "key"), Alone(fake))
+    found = grader.grade_one(batch.Task(folders[0], "alice", "key"), Alone(fake))
     assert found.status == "infra_error"
     assert "ZeroDivisionError" in found.reasons[0]
 
