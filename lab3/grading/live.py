@@ -28,6 +28,7 @@ LAB_ANSWER = 16.0  # of the tutorial's question, looked for in what is printed a
 ATTEMPTS = 4  # of a script whose calls did not come right: a model that is asked at a temperature may miss
 MOST_TOKENS = 512  # of an answer whose length a script leaves open
 _NONCES_AT_ONCE = 5
+_CUT_OFF = ("client_gone", "unfinished")
 # For scripts that ask their user: a question, and the words by which such loops are left.
 STDIN = {"chat": "介绍一下你自己\n", "tools": "Compute (3+5)*2\n"}
 _LEAVE = "exit\nquit\nq\n退出\n\n"
@@ -54,7 +55,9 @@ class Watched:
         told = [p.text for turn in self.turns for p in turn.problems if p.fault == "server"]
         told += [p.text for p in self.wire.problems if p.fault == "server"]
         last = self.exchanges[-1] if self.exchanges else None
-        if self.ran.outcome == "timeout" and last and last.ended_s is None:
+        # With the script's time its request ends, too: one that waited for most of it was the server's to answer.
+        waited_s = (last.ended_s or 0.0) - last.began_s if last and last.error_kind in _CUT_OFF else 0.0
+        if self.ran.outcome == "timeout" and last and waited_s > self.ran.seconds / 2:
             told.append(f"the server had not answered request {last.number} when the time was over")
         return tuple(dict.fromkeys([*told, *self.ran.door_trouble]))
 

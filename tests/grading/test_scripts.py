@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from lab3.grading.results import Graded
-from tests.fake_openai import FakeOpenAI, as_json, call, completion
+from tests.fake_openai import Answer, FakeOpenAI, as_json, call, completion
 from tests.grading.conftest import CHAT, LOOP, TOOLS, TUTORIAL, calculates
 
 pytestmark = pytest.mark.xdist_group("sandbox")
@@ -114,6 +114,16 @@ def test_the_server_s_trouble_is_no_fail(fake: FakeOpenAI, graded: Callable[...,
     fake.always = lambda _: as_json({"error": {"message": "out of memory"}}, status=500)
     found = graded(chat=CHAT, func=LOOP)
     assert found.status == "infra_error"
+    assert not with_status(found, "fail")
+
+
+def test_a_server_that_hangs_until_the_time_is_over_is_no_fail_and_no_time_out_of_the_student_s(
+    fake: FakeOpenAI, graded: Callable[..., Graded]
+):
+    fake.always = lambda _: Answer(hang=True)
+    found = graded(chat=CHAT, wall_s=3)
+    assert found.status == "infra_error"
+    assert "had not answered request 2" in found.reasons[0]
     assert not with_status(found, "fail")
 
 
