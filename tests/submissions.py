@@ -957,8 +957,8 @@ def answer_without_asking(folder: Path, rng: random.Random) -> Expected:
     source += student.fill(show + 'print("$label", $value)\n')
     return Expected(
         passing=CHAT,
-        failing=CALLS | {"scripts.honest"},
-        not_passing=AFTER_CALLS | {"tools.nonce"},
+        failing=CALLS,
+        not_passing=AFTER_CALLS | {"tools.nonce", "scripts.honest"},  # a lone number may be anything
         note=f"no question reaches the model; {a} and {b} stand in the script only",
         handed=student.hand_in(talk_script(student), source, toml=told or None),
     )
@@ -1108,13 +1108,11 @@ def endless_loop(folder: Path, rng: random.Random) -> Expected:
 
 
 def reads_stdin(folder: Path, rng: random.Random) -> Expected:
-    """The chat script waits for somebody to type the question."""
+    """The chat script waits for somebody to type the question: the grader types one."""
     student = Student(folder, rng)
     chat = student.fill(rng.choice(HEADS)) + student.fill(rng.choice(TYPED))
     return Expected(
-        passing=LOOP - CHAT - {"scripts.honest"},
-        status="needs_review",
-        note="nobody types: it ends with EOFError before it asks, which tells nothing of the work",
+        passing=LOOP,
         handed=student.hand_in(chat, good_loop(student)),
     )
 

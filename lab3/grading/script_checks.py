@@ -9,6 +9,7 @@ from lab3.evidence import Evidence, ScriptFacts, ScriptRun
 from lab3.noise import CONFIDENCE, TARGET, bounds
 from lab3.verdicts import Check, Finding, Status
 
+_FEW_WORDS = 3  # a name or a number may be printed without being anybody's answer
 _SOURCE = "the wire, beside what the scripts printed"
 
 
@@ -25,6 +26,9 @@ def _is_honest(evidence: Evidence) -> Finding:
         return Finding("unknown", f"{script.path}: {what}; examples for it look the same", _SOURCE)
     if not any(script.runs for script in evidence.scripts):
         return Finding("unknown", "no script was run", _SOURCE)
+    silent = next((script for script in evidence.scripts if any(_asked_nothing(run) for run in script.runs)), None)
+    if silent is not None:
+        return Finding("unknown", f"{silent.path}: it asked the model nothing, so what it printed is its own", _SOURCE)
     return Finding("pass", "what was printed was asked of the model", _SOURCE)
 
 
@@ -32,10 +36,20 @@ def _canned(script: ScriptFacts, run: ScriptRun) -> Iterator[str]:
     for told in run.wire["printed"]:
         if told["printed"] and not told["called"] and not told["said"]:
             yield f"{told['value']:g} was printed, and no call and no answer of the model's gives it"
-    if run.outcome != "exited" or run.returncode or run.server_trouble:
-        return
-    if not run.wire["asked"] and len(run.stdout.split()) + len(run.stdout) // 20 > 3:
+    if _asked_nothing(run) and _words(run.stdout) > _FEW_WORDS:
         yield "it printed a text, and asked the model nothing"
+
+
+def _asked_nothing(run: ScriptRun) -> bool:
+    """It came to its end and printed something, and the server was not in its way."""
+    ended = run.outcome == "exited" and not run.returncode and not run.server_trouble
+    return ended and not run.wire["asked"] and bool(run.stdout.strip())
+
+
+def _words(text: str) -> int:
+    """Words between spaces; a Chinese one has two characters, about."""
+    chinese = sum("\u4e00" <= letter <= "\u9fff" for letter in text)
+    return len(text.split()) + chinese // 2
 
 
 def _nonce_is_right(evidence: Evidence) -> Finding:
