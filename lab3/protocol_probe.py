@@ -145,7 +145,7 @@ _GOOD: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
     "tool_required": (
         "tool_choice_required",
         _each(
-            {"messages": _UNICODE, "tools": _CITIES, "tool_choice": "required", "max_tokens": 64}, {}, {"stream": True}
+            {"messages": _UNICODE, "tools": _CITIES, "tool_choice": "required", "max_tokens": 128}, {}, {"stream": True}
         ),
     ),
     "tool_named": (

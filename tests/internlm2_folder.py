@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,14 @@ def config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def weights(seed: int = 0, *, device: str = "cpu", **changes: Any) -> dict[str, torch.Tensor]:
-    """Random bf16 weights under InternLM2's names, of the shape of `config(**changes)`."""
+def weights(
+    seed: int = 0, *, device: str = "cpu", shunned: Sequence[int] = (), **changes: Any
+) -> dict[str, torch.Tensor]:
+    """Random bf16 weights under InternLM2's names, of the shape of `config(**changes)`.
+
+    Tokens in `shunned` are as good as never the likeliest: channel 0 is the same at all positions, since nothing but
+    the embedding writes there, and these tokens' rows of the output have a negative weight on it.
+    """
     shape = config(**changes)
     hidden, inner, heads, kv_heads = (
         shape[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -75,11 +82,33 @@ def weights(seed: int = 0, *, device: str = "cpu", **changes: Any) -> dict[str, 
                 "ffn_norm": 1 + draw(hidden),
             }.items()
         }
+    if shunned:
+        made["model.tok_embeddings.weight"][:, 0] = 4
+        for name, tensor in made.items():
+            if name.endswith(("attention.wo.weight", "feed_forward.w2.weight")):
+                tensor[0] *= 1e-3
+        made["model.norm.weight"][0] = 64  # which makes up for what the layers add in the other channels
+        made["output.weight"][list(shunned), 0] = -64
     return made
 
 
+def white_space(tokenizer: bytes) -> list[int]:
+    """The ids of the pieces that are nothing but white space; JSON takes any amount of it."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2
+    model = proto.ModelProto()
+    model.ParseFromString(tokenizer)
+    texts = (piece.piece.replace("▁", " ") for piece in model.pieces)
+    bytes_ = ("<0x09>", "<0x0A>", "<0x0D>", "<0x20>")
+    return [number for number, text in enumerate(texts) if not text.strip() or text in bytes_]
+
+
 def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu", **changes: Any) -> Path:
-    """An InternLM2 folder; its remote code would leave a file `ran` beside it if anybody ran it."""
+    """An InternLM2 folder that shuns white space; its remote code would leave a file `ran` beside it if anybody ran it.
+
+    Where a grammar holds random weights to JSON, they would else write white space until they are stopped.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(**changes)))
     (folder / "tokenizer.model").write_bytes(tokenizer)
@@ -95,7 +124,7 @@ def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu
             }
         )
     )
-    made = weights(device=device, **changes)
+    made = weights(device=device, shunned=white_space(tokenizer), **changes)
     names = list(made)
     weight_map = {}
     for number in range(shards):
