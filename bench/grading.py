@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="submissions (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus (%(default)s)")
     parser.add_argument("--workers", type=int, help="at once (by the machine)")
+    parser.add_argument("--alone", type=int, default=0, metavar="N", help="then N in turn, each with its own server")
     parser.add_argument("--out", type=Path, help="keep the results there")
     options = parser.parse_args()
     wait_patiently()
@@ -44,11 +47,12 @@ def main() -> int:
     corpus = out / "submissions"
     due = write_corpus(corpus, options.count, options.seed)
     plan = Plan(checks=chosen(["chat", "tools", "scripts"]), workers=options.workers, timeout_s=60.0)
-    began, seen, me = time.monotonic(), 0, psutil.Process()
+    began, seen, runs, me = time.monotonic(), 0, 0, psutil.Process()
 
-    def told(_: Graded) -> None:
-        nonlocal seen
+    def told(each: Graded) -> None:
+        nonlocal seen, runs
         seen += 1
+        runs += len(each.runs)
         if seen % 10 == 0:
             resident = me.memory_info().rss >> 20
             print(f"{time.monotonic() - began:7.1f} s  {seen} graded, {resident} MiB in the grader", flush=True)
@@ -64,10 +68,24 @@ def main() -> int:
         "seconds_each": round(seconds / len(graded), 2),
         "as_due": len(graded) - len(wrong),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
-        "runs": sum(len(each.runs) for each in graded),
+        "runs": runs,
     }
+    if options.alone:
+        figures |= alone([corpus / name for name in due][:: max(1, len(due) // options.alone)], out, plan, options.alone)
+        figures["times_faster"] = round(figures["seconds_each_alone"] / figures["seconds_each"], 1)
     print(json.dumps(figures))
     return 0
+
+
+def alone(folders: Sequence[Path], out: Path, plan: Plan, count: int) -> dict[str, Any]:
+    """The first `count` of `folders` graded in turn, each with a server of its own: what a batch spares."""
+    seconds = []
+    for folder in folders[:count]:
+        began = time.monotonic()
+        grade_batch([folder], out / "alone" / folder.name, plan=plan)
+        seconds.append(time.monotonic() - began)
+        print(f"{seconds[-1]:7.1f} s  {folder.name} alone", flush=True)
+    return {"alone": len(seconds), "seconds_each_alone": round(statistics.fmean(seconds), 1)}
 
 
 if __name__ == "__main__":

@@ -106,9 +106,9 @@ class Grader:
             member_of(hub) as member,
             ThreadPoolExecutor(scripts_at_once(self.plan), thread_name_prefix="lab3-grade") as pool,
         ):
-            running = {pool.submit(self.grade_one, task, member): task for task in tasks}
-            for future in as_completed(running):
+            for future in as_completed([pool.submit(self.grade_one, task, member) for task in tasks]):
                 yield future.result()
+                del future  # it would hold the result until the next one comes
 
     def grade_one(self, task: Task, member: Member) -> Graded:
         """One submission, on the servers of the member's hub. Raises nothing but what ends the whole batch."""
@@ -162,9 +162,11 @@ def grade_batch(
 ) -> tuple[Graded, ...]:
     """Grade `folders` into `out`, a folder for each, and write what the whole batch comes to; in the order of names.
 
-    `told` hears of each result as it comes. `grade_all` grades elsewhere, such as on a cluster. Raises UsageError for
+    What is returned has no evidence, which is in each result.json: a batch may be larger than memory. `told` hears of each result as it comes. `grade_all` grades elsewhere, such as on a cluster. Raises UsageError for
     folders that are none and names that clash, InfraError if the sandbox or `out` cannot be had.
     """
+    from lab3.grading.page import PAGE, write_page
+
     names = _names(folders)
     out.mkdir(parents=True, exist_ok=True)
     rubric = rubric_key(plan)
@@ -175,14 +177,16 @@ def grade_batch(
         if found is None:
             tasks.append(Task(folder, name, key))
         else:
-            kept.append(found)
+            write_page(found, out / name / PAGE)
+            kept.append(found.brief())
     if kept:
         progress(f"{len(kept)} of {len(folders)} are graded already")
     graded = list(kept)
     grading = (grade_all or Grader(plan, out, progress).grade_all)(tasks) if tasks else iter(())
     for result in grading:
         write_report(result.to_dict(), out / result.name / RESULT)
-        graded.append(result)
+        write_page(result, out / result.name / PAGE)
+        graded.append(result.brief())
         progress("grading", done=len(graded), total=len(folders))
         told(result)
     graded.sort(key=lambda each: each.name)
@@ -284,12 +288,9 @@ def _kept(path: Path, key: str) -> Graded | None:
 
 def _write_outputs(graded: Sequence[Graded], folders: Mapping[str, Path], out: Path) -> None:
     from lab3.grading.exporters import write_outputs
-    from lab3.grading.page import write_page
     from lab3.grading.similar import fingerprint, similar
 
     pairs = similar([fingerprint(folder, name=name) for name, folder in sorted(folders.items())])
-    for result in graded:
-        write_page(result, out / result.name / "page.html")
     write_outputs(graded, out, similar=pairs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
 # "needs_review": judged as far as lab3 can, and a person must look. "infra_error": the machine was in the way.
@@ -31,6 +31,10 @@ class Graded:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    def brief(self) -> Self:
+        """Without what was found and seen, for a batch that is larger than memory."""
+        return replace(self, collected={}, runs=(), evidence={})
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Self:

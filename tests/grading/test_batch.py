@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -13,7 +16,7 @@ import pytest
 from lab3.errors import UsageError
 from lab3.grading import batch
 from lab3.grading.batch import Plan, grade_batch, rubric_key, submission_key
-from lab3.grading.grade import chosen, grade
+from lab3.grading.grade import chosen, grade, not_graded
 from lab3.grading.results import Graded
 from lab3.grading.subject import Submission
 from tests.fake_openai import FakeOpenAI
@@ -141,3 +144,26 @@ def test_folders_that_are_none_or_have_one_name_are_refused(folders: list[Path],
         grade_batch([folders[0], tmp_path / "other" / "alice"], tmp_path / "out", plan=PLAN)
     with pytest.raises(UsageError, match="no check is named"):
         chosen(["chat", "nothing"])
+
+
+class Seen(dict):
+    """Evidence that can be watched."""
+
+
+def test_a_batch_may_be_larger_than_memory(tmp_path: Path):
+    watched: list[weakref.ref[Seen]] = []
+
+    def grade_all(tasks: Sequence[batch.Task]) -> Iterator[Graded]:
+        for task in tasks:
+            seen = Seen(chat="word " * 1000)
+            watched.append(weakref.ref(seen))
+            yield replace(not_graded(task.name, task.key, "", SCRIPTS), evidence=seen)
+            del seen
+            gc.collect()
+            alive.append(sum(each() is not None for each in watched))
+
+    alive: list[int] = []
+    for name in "abcdef":
+        (tmp_path / "in" / name).mkdir(parents=True)
+    grade_batch(sorted((tmp_path / "in").iterdir()), tmp_path / "out", plan=PLAN, grade_all=grade_all)
+    assert max(alive) <= 1, "the evidence of those before is in their result.json alone"
