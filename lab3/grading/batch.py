@@ -162,8 +162,9 @@ def grade_batch(
 ) -> tuple[Graded, ...]:
     """Grade `folders` into `out`, a folder for each, and write what the whole batch comes to; in the order of names.
 
-    What is returned has no evidence, which is in each result.json: a batch may be larger than memory. `told` hears of each result as it comes. `grade_all` grades elsewhere, such as on a cluster. Raises UsageError for
-    folders that are none and names that clash, InfraError if the sandbox or `out` cannot be had.
+    What is returned has no evidence, which is in each result.json: a batch may be larger than memory. `told` hears of
+    each result as it comes. `grade_all` grades elsewhere, such as on a cluster. Raises UsageError for folders that are
+    none and names that clash, InfraError if the sandbox or `out` cannot be had.
     """
     from lab3.grading.page import PAGE, write_page
 

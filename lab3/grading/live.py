@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from lab3.grading.proxy import RecordingProxy
 from lab3.grading.sandbox import Door, Limits, Ran, run
 from lab3.grading.wire import Turn, turns
 from lab3.grading.wire_facts import WireFacts, tool_runs, wire_facts
+from lab3.scratch import scratch
 
 Role = Literal["chat", "tools"]
 LAB_ANSWER = 16.0  # of the tutorial's question, looked for in what is printed although nothing may have been asked
@@ -73,8 +73,8 @@ def watch(
     """
     names = dict.fromkeys(collected.models.get(role, ()), model)
     doors = collected.doors(role) or ((TUTORIAL.host, TUTORIAL.port),)
-    with tempfile.TemporaryDirectory(prefix="lab3-wire-") as scratch, _runnable(script, collected.folder) as (file, at):
-        socket = Path(scratch, "wire")
+    with scratch("lab3-wire-") as folder, _runnable(script, collected.folder) as (file, at):
+        socket = folder / "wire"
         with RecordingProxy(
             upstream, socket=socket, defaults={"seed": seed, "max_tokens": MOST_TOKENS}, names=names
         ) as proxy:
@@ -301,13 +301,13 @@ def _runnable(script: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
     if script.suffix.lower() != ".ipynb":
         yield script, folder
         return
-    with tempfile.TemporaryDirectory(prefix="lab3-notebook-") as scratch:
+    with scratch("lab3-notebook-") as beside:
         for path in sorted(script.parent.iterdir())[:200]:
             if path.is_file() and not path.is_symlink() and path.stat().st_size <= _NOTEBOOK_BYTES:
-                shutil.copy(path, scratch)
-        file = Path(scratch, f"{script.stem}.lab3.py")
+                shutil.copy(path, beside)
+        file = beside / f"{script.stem}.lab3.py"
         file.write_text(notebook_script(script), encoding="utf-8", errors="surrogateescape")
-        yield file, Path(scratch)
+        yield file, beside
 
 
 def _timeless(value: Any) -> Any:

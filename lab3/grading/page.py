@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = "page.html"  # its name in a submission's folder
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = [Path(__file__).parent / "templates", Path(__file__).parents[1] / "reports" / "templates"]
 _MOST_QUESTIONS = 50  # of a run
 _MOST_STEPS = 200  # of a question
 

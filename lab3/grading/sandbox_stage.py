@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab3.scratch import scratch
+
 _PREFIX = "lab3-sandbox-"
-_YOUNG_S = 60.0
 # Above what systemd, containers and subordinate ids use; or, where those are not mapped, above what people have.
 _SPARE_IDS = (range(1_900_000_000, 2_000_000_000), range(60_600, 61_000))
 # util-linux: bind what an ordinary user could not reach (/root is nobody's business) to where it can, in a mount
@@ -55,11 +53,7 @@ def stage() -> Iterator[Stage]:
     uid = _spare_id() if os.geteuid() == 0 else None
     # Root's TMPDIR may be where nobody else gets.
     parent = Path(tempfile.gettempdir()) if uid is None else Path("/tmp")
-    _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # for _sweep: the kernel ends it with us
+    with scratch(_PREFIX, parent) as folder:
         files = folder / "files"
         files.mkdir()
         files.chmod(0o755)
@@ -67,9 +61,6 @@ def stage() -> Iterator[Stage]:
             os.chown(folder, 0, uid)
             folder.chmod(0o710)
         yield Stage(folder=folder, files=files, uid=uid)
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder)
 
 
 def _spare_id() -> int | None:
@@ -83,18 +74,3 @@ def _spare_id() -> int | None:
 def _maps(file: str, ids: range) -> bool:
     rows = [[int(part) for part in line.split()] for line in Path(file).read_text().splitlines()]
     return any(first <= ids.start and ids.stop <= first + count for first, _, count in rows)
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what killed processes left: folders of ours that are not new and that nobody holds."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            status = folder.lstat()
-            if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _YOUNG_S:
-                continue
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(fd)
