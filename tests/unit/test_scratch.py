@@ -20,9 +20,13 @@ def aged(folder: Path) -> Path:
 
 
 def test_it_is_gone_afterwards_whatever_happens(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), scratch("x-", tmp_path) as folder:
-        (folder / "file").write_text("")
-        raise ZeroDivisionError
+    def fails() -> None:
+        with scratch("x-", tmp_path) as folder:
+            (folder / "file").write_text("")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert list(tmp_path.iterdir()) == []
 
 
