@@ -9,7 +9,6 @@ import ast
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -283,15 +282,7 @@ def _embedded_model() -> Iterator[Finding]:
 
 
 def _tools() -> Iterator[Finding]:
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        yield Finding(
-            "tools", "info", "no bubblewrap: submissions cannot be run in a sandbox", "apt-get install bubblewrap"
-        )
-    elif trouble := _sandbox_trouble(bwrap):
-        yield Finding("tools", "info", f"bubblewrap cannot open a sandbox: {trouble}", "allow user namespaces")
-    else:
-        yield Finding("tools", "ok", f"bubblewrap: {bwrap}")
+    yield _sandbox()
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
@@ -300,13 +291,16 @@ def _tools() -> Iterator[Finding]:
         yield Finding("tools", "ok", f"Chromium: {browser}")
 
 
-def _sandbox_trouble(bwrap: str) -> str:
-    command = [bwrap, "--ro-bind", "/", "/", "--unshare-all", "true"]
+def _sandbox() -> Finding:
+    """Whether students' scripts could run: lab3's own does, in the sandbox that they get."""
+    from lab3.grading.sandbox import check_sandbox
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return done.stderr.strip() if done.returncode else ""
+        check_sandbox()
+    except Lab3Error as error:
+        why = f" ({error.why})" if error.why else ""
+        return Finding("tools", "info", f"submissions cannot be run: {error.what}{why}", error.todo)
+    return Finding("tools", "ok", "submissions can be run in a sandbox")
 
 
 def _variants(environ: Mapping[str, str]) -> Iterator[Finding]:
