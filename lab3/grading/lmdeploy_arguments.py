@@ -13,7 +13,11 @@ from lab3.grading.problems import Problem, Severity, shown
 from lab3.grading.shell_words import Word
 
 MOST_PROBLEMS = 20
-_COMMANDS: dict[Name, str] = {"api_server": "lmdeploy serve api_server", "auto_awq": "lmdeploy lite auto_awq"}
+_COMMANDS: dict[Name, str] = {
+    "api_server": "lmdeploy serve api_server",
+    "auto_awq": "lmdeploy lite auto_awq",
+    "chat": "lmdeploy chat",
+}
 _TRUTHS = ("True", "true", "False", "false")
 
 
@@ -32,7 +36,7 @@ class Understood:
 
 
 def understand(name: Name, words: Sequence[Word], *, source: str) -> Understood:
-    """`words` follow `api_server` or `auto_awq`."""
+    """`words` follow `api_server`, `auto_awq` or `chat`."""
     walk = _Walk(name=name, words=words, source=source)
     walk.run()
     answer = lmdeploy_cli.ask(name, [word.text for word in words if id(word) not in walk.unknown])

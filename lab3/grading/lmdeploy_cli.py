@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
 _ADDING = threading.Lock()
-Name = Literal["api_server", "auto_awq"]
+Name = Literal["api_server", "auto_awq", "chat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class _Stop(Exception):
 
 
 def ask(name: Name, arguments: Sequence[str]) -> Answer:
-    """What LMDeploy makes of `lmdeploy serve api_server ARGUMENTS` or `lmdeploy lite auto_awq ARGUMENTS`."""
+    """What LMDeploy makes of `lmdeploy serve api_server ARGUMENTS`, `lmdeploy lite auto_awq …` or `lmdeploy chat …`."""
     try:
         values = _quiet(name).parse_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -78,14 +78,16 @@ def tool_parsers() -> tuple[str, ...]:
     return tuple(sorted(ToolParserManager.module_dict))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _parser(name: Name) -> Any:
+    from lmdeploy.cli.cli import CLI
     from lmdeploy.cli.lite import SubCliLite
     from lmdeploy.cli.serve import SubCliServe
 
     group, add = {
         "api_server": (SubCliServe, SubCliServe.add_parser_api_server),
         "auto_awq": (SubCliLite, SubCliLite.add_parser_auto_awq),
+        "chat": (CLI, CLI.add_parser_chat),
     }[name]
     with _ADDING:  # LMDeploy's parsers are made once for a process
         if name not in group.subparsers.choices:
@@ -111,7 +113,7 @@ def _nothing(*_: Any) -> None:
     pass
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _options(name: Name) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for action in _parser(name)._actions:  # argparse has no public list

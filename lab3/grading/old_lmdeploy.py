@@ -35,10 +35,15 @@ FLAGS = {
         "--cap": Gone(last="0.5.3", todo="nothing in its place"),
     },
     "auto_awq": {},
+    "chat": {
+        "--meta-instruction": Gone(last="0.5.3", todo="a message of the role `system`"),
+        "--cap": Gone(last="0.5.3", todo="nothing in its place"),
+    },
 }
 
 VALUES = {
     ("api_server", "--model-format", "llama"): Gone(last="0.6.4", todo="--model-format hf"),
+    ("chat", "--model-format", "llama"): Gone(last="0.6.4", todo="--model-format hf"),
     ("auto_awq", "--calib-dataset", "ptb"): Gone(last="0.6.4", todo="--calib-dataset wikitext2"),
     # `type=bool` then, for which "False" was true; a bare flag today.
     ("auto_awq", "--search-scale", "False"): Gone(last="0.6.4", todo="leave it out"),
