@@ -13,6 +13,8 @@ from typing import Any
 from lab3 import __version__
 from lab3.errors import Lab3Error
 from lab3.progress import Progress
+from lab3.report.command import add_arguments as add_page_arguments
+from lab3.reports.command import add_arguments as add_report_arguments
 from lab3.threads import wait_patiently
 
 MODEL_HELP = (
@@ -58,13 +60,29 @@ def _run(arguments: argparse.Namespace) -> int:
     verdicts = judge(evidence)
     report = build_report(evidence, verdicts)
     write_report(report, arguments.out / "report.json")
+    _write_page(report, arguments.out)
     if arguments.json:
         _print_json(report)
     else:
         from lab3.report.text import print_report
 
         print_report(report, arguments.out / "report.json")
+        print(f"page: {arguments.out / 'report.html'}", flush=True)
     return exit_code(verdicts)
+
+
+def _write_page(report: dict[str, Any], folder: Path) -> None:
+    from lab3.report.html_page import PAGE, write_page
+    from lab3.report.json_report import plain
+    from lab3.report.stored import as_stored
+
+    write_page(as_stored(plain(report), folder / "report.json"), folder / PAGE)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from lab3.report.command import run
+
+    return run(arguments, say=lambda text: print(text, flush=True), tell=_print_json)
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
@@ -160,7 +178,7 @@ def _funcall(arguments: argparse.Namespace) -> int:
 
 
 def _grade(arguments: argparse.Namespace) -> int:
-    from lab3.grading.batch import Plan, grade_batch
+    from lab3.grading.batch import RESULT, Plan, grade_batch
     from lab3.grading.grade import chosen
     from lab3.grading.results import exit_code
 
@@ -181,7 +199,8 @@ def _grade(arguments: argparse.Namespace) -> int:
         elsewhere = ray_grader(plan, arguments.out, address=arguments.ray, progress=progress)
     graded = grade_batch(arguments.submissions, arguments.out, plan=plan, progress=progress, grade_all=elsewhere)
     if arguments.json:
-        _print_json({"out": str(arguments.out), "submissions": [each.to_dict() for each in graded]})
+        whole = [json.loads((arguments.out / each.name / RESULT).read_text(encoding="utf-8")) for each in graded]
+        _print_json({"out": str(arguments.out), "submissions": whole})
     else:
         width = max(len(each.name) for each in graded)
         for each in graded:
@@ -189,6 +208,13 @@ def _grade(arguments: argparse.Namespace) -> int:
             print(f"{each.name:<{width}}  {each.score:>3}/{each.max_score}  {each.status}{why}")
         print(f"results: {arguments.out / 'summary.html'}", flush=True)
     return exit_code(graded)
+
+
+def _grade_reports(arguments: argparse.Namespace) -> int:
+    from lab3.reports.command import run
+
+    with _terminated_as_interrupted():
+        return run(arguments, _progress(arguments), say=lambda text: print(text, flush=True), tell=_print_json)
 
 
 def _vram_measure(arguments: argparse.Namespace) -> int:
@@ -249,6 +275,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=Path("lab3-out"), help="folder for the results (%(default)s)")
     _engine_argument(run)
 
+    told = _command(commands, "report", _report, "a run as one page, two runs compared, or the homework in Markdown")
+    add_page_arguments(told)
+
     quantize = _command(commands, "quantize", _quantize, "quantize a model to W4A16 with LMDeploy's AWQ")
     quantize.add_argument("model", help=MODEL_HELP)
     quantize.add_argument("--out", type=Path, required=True, help="the new folder")
@@ -301,6 +330,9 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--workers", type=_positive, help="submissions at once (16 with a GPU, else 3)")
     grade.add_argument("--ray", metavar="ADDRESS", help="spread over a Ray cluster: auto, local, HOST:PORT or ray://…")
     _engine_argument(grade)
+
+    reports = _command(commands, "grade-reports", _grade_reports, "grade reports: what they show, and can it be true")
+    add_report_arguments(reports)
 
     memory = commands.add_parser("vram", help="device memory").add_subparsers(required=True, metavar="COMMAND")
     measure = _command(memory, "measure", _vram_measure, "read the device's memory once")

@@ -48,6 +48,17 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryFacts:
+    """A server's memory over time, from before its start; thinned, but the highest of each span is there."""
+
+    kv_bits: int  # this and the next tell which server it is
+    cache_ratio: float
+    total_mib: int
+    method: str
+    points: tuple[tuple[float, int, str], ...]  # seconds, MiB, and "start", "ready", "chat", "tools", "stopped" or ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizationFacts:
     """The model folder before and after. Weight bytes are those of the tensors, folder bytes as `du` counts."""
 
@@ -231,6 +242,7 @@ class Evidence:
     diagnosis: DiagnosisFacts | None = None
     scripts: tuple[ScriptFacts, ...] = ()
     nonce: NonceFacts | None = None
+    memory: tuple[MemoryFacts, ...] = ()  # of each server in turn
     trouble: dict[str, Trouble] = field(default_factory=dict)  # section → why it is missing
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lab3.evidence import Evidence
 from lab3.hub import Hub
 from lab3.hub_wire import member_of
+from lab3.memory_log import MemoryLog
 from lab3.progress import Progress, silent
 from lab3.quantize import QuantizeResult, quantize
 from lab3.serve_flags import Engine
@@ -31,14 +32,22 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
     Raises UsageError for a model that cannot be resolved, quantized or served.
     """
     out.mkdir(parents=True, exist_ok=True)
-    hub = Hub(folder=out, progress=progress)
+    memory = MemoryLog()
+    hub = Hub(folder=out, make=memory.make, progress=progress)
     with member_of(hub) as member:
 
         def make_w4a16(folder: Path) -> QuantizeResult:
             with member.gpu():
                 return quantize(folder, out / f"{folder.name}-w4a16", overwrite=True, progress=progress)
 
-        lab = Reference(member, model, engine=engine, quantize=make_w4a16, progress=progress)  # type: ignore[arg-type]
+        lab = Reference(
+            member,
+            model,
+            engine=engine,  # type: ignore[arg-type]
+            quantize=make_w4a16,
+            progress=progress,
+            moment=memory.moment,
+        )
         evidence = lab.evidence()
         for number, (section, title) in enumerate(STEPS.items(), 1):
             progress(f"[{number}/{len(STEPS)}] {title}")
@@ -46,7 +55,7 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
             evidence = _joined(evidence, found, section)
             if section in found.trouble:
                 progress(f"stopped: {found.trouble[section].text.splitlines()[0]}")
-    return evidence
+    return replace(evidence, memory=memory.facts())
 
 
 def _joined(evidence: Evidence, found: Evidence, section: str) -> Evidence:

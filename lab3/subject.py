@@ -68,6 +68,7 @@ class Subject(ABC):
     samples_count: int = DEFAULT_SAMPLES
     capabilities: frozenset[str] = LMDEPLOY_CAPABILITIES
     progress: Progress = silent
+    moment: Callable[[str], None] = lambda name: None  # told what is asked now: "chat" or "tools"
     name: str = field(init=False, default="")
     mistakes: Literal["user", "subject"] = field(init=False, default="user")  # whose a UsageError is
 
@@ -114,6 +115,7 @@ class Subject(ABC):
         """One conversation."""
         self.progress(collect.QUESTION)
         with self._talking() as wire:
+            self.moment("chat")
             said = collect.ask_to_chat(**wire)
         self.progress(f"model: {said.text}")
         return said
@@ -122,6 +124,7 @@ class Subject(ABC):
         """The question that takes both functions."""
         self.progress(collect.TOOL_QUESTION)
         with self._talking() as wire:
+            self.moment("tools")
             asked = collect.ask_with_tools(**wire)
         for call in asked.calls:
             self.progress(f"call: {call.name}({call.arguments_json}) → {call.result}")
@@ -227,6 +230,7 @@ class ServedSubject(Subject):
     def _measured(self, spec: ServerSpec, *, keep: bool) -> ServerFacts:
         """The server and its memory after it has answered once."""
         with self._watched(spec, keep=keep) as server:
+            self.moment("chat")
             collect.ask_to_chat(server.base_url)
             return collect.server_facts(server, self.member.peak(spec))
 

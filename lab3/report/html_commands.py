@@ -1,0 +1,64 @@
+"""What to type to do a run's steps again, as the evidence tells it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from lab3.evidence import Evidence, ServerFacts
+
+_HERE = "http://127.0.0.1:23333/v1"  # where `lab3 serve` listens
+
+
+@dataclass(frozen=True)
+class Command:
+    """`name` is a word of lab3.report.html_words; `lines` are for a shell."""
+
+    name: str
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def commands(evidence: Evidence) -> list[Command]:
+    """The steps that can be done again, in the lab's order. The servers' own commands are as they were run."""
+    found = []
+    model = shlex.quote(evidence.model)
+    if evidence.subject == "reference":
+        found.append(Command("whole_lab", (f"lab3 run --model {model} --out lab3-out{_engine(evidence)}",)))
+        if evidence.quantization is not None:
+            found.append(Command("quantize_step", (f"lab3 quantize {model} --out model-w4a16",)))
+    if evidence.baseline is not None:
+        found.append(Command("first_server", (evidence.baseline.command,)))
+    if evidence.quantized is not None:
+        found.append(Command("second_server", (evidence.quantized.command,)))
+    base_url = evidence.model if evidence.subject == "server" else _HERE
+    if evidence.chat is not None:
+        found.append(Command("conversation", (ask("chat", evidence.chat.question, base_url, more="--stream "),)))
+    if evidence.tools:
+        asked = tuple(ask("funcall", each.question, base_url, more="--seed 0 ") for each in evidence.tools)
+        found.append(Command("calls", asked))
+    return found
+
+
+def ask(command: str, question: str, base_url: str = _HERE, *, more: str = "") -> str:
+    """`lab3 chat` or `lab3 funcall` with the question."""
+    where = f"--base-url {shlex.quote(base_url)}"
+    return f"lab3 {command} {shlex.quote(question)} {where} {more}--temperature 0 --max-tokens 128"
+
+
+def model_folder(server: ServerFacts) -> str:
+    """The folder that a server's command names, "" if it names none."""
+    try:
+        words = shlex.split(server.command)
+    except ValueError:
+        return ""
+    after = words[words.index("api_server") + 1 :] if "api_server" in words else []
+    return after[0] if after and not after[0].startswith("-") else ""
+
+
+def _engine(evidence: Evidence) -> str:
+    server = evidence.quantized or evidence.baseline
+    return f" --engine {shlex.quote(server.engine)}" if server is not None else ""

@@ -1,0 +1,126 @@
+"""Pictures to text: what is drawn here is read back, whatever it was saved as."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from lab3.errors import UsageError
+from lab3.reports import ocr
+from lab3.reports.lines import repaired
+from lab3.reports.ocr_picture import load_pixels
+
+MONO = Path("/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf")
+drawn = pytest.mark.skipif(not MONO.exists(), reason="needs the font DejaVu Sans Mono")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB3_CACHE", str(tmp_path / "cache"))
+
+
+def terminal(lines, path, *, size=13, paper=(24, 24, 24), ink=(204, 204, 204)):
+    font = ImageFont.truetype(str(MONO), size)
+    picture = Image.new(
+        "RGB", (int(max(map(len, lines)) * font.getlength("M")) + 16, len(lines) * (size + 4) + 8), paper
+    )
+    pen = ImageDraw.Draw(picture)
+    for row, line in enumerate(lines):
+        pen.text((8, 4 + row * (size + 4)), line, font=font, fill=ink)
+    picture.save(path)
+    return path
+
+
+@drawn
+def test_a_small_dark_terminal_is_read_with_its_spaces_and_underscores(tmp_path):
+    lines = ["(base) root@dev-7:~/model# du -sh *", "3.6G    internlm2_5-1_8b-chat", "37G     internlm2-chat-20b"]
+    seen = ocr.recognise(terminal(lines, tmp_path / "a.png"), digest="a" * 64)
+    assert [repaired(line.text).strip() for line in seen.lines] == lines
+
+
+@drawn
+def test_a_continued_command_keeps_its_marks_and_backslashes(tmp_path):
+    lines = ["root@dev:~# lmdeploy serve api_server \\", ">     --quant-policy 4 \\", ">     --server-port 23333"]
+    seen = ocr.recognise(terminal(lines, tmp_path / "a.png"), digest="b" * 64)
+    assert [repaired(line.text).strip() for line in seen.lines] == lines
+
+
+@drawn
+def test_words_lie_within_their_line(tmp_path):
+    seen = ocr.recognise(terminal(["11368 MiB / 24566 MiB  used"], tmp_path / "a.png"), digest="c" * 64)
+    (line,) = seen.lines
+    assert [word.text for word in seen.pieces] == ["11368", "MiB", "/", "24566", "MiB", "used"]
+    assert all(line.box[0] <= word.box[0] and word.box[2] <= line.box[2] for word in seen.pieces)
+
+
+@drawn
+def test_a_picture_is_looked_at_once_for_its_content(tmp_path, monkeypatch):
+    path = terminal(["nvidia-smi  2048 MiB"], tmp_path / "a.png")
+    first = ocr.recognise(path, digest="d" * 64)
+    monkeypatch.setattr(ocr, "_look", lambda *_: pytest.fail("it is kept"))
+    assert ocr.recognise(path, digest="d" * 64) == first
+
+
+@drawn
+def test_a_broken_file_in_the_cache_is_looked_at_again(tmp_path):
+    path = terminal(["nvidia-smi  2048 MiB"], tmp_path / "a.png")
+    first = ocr.recognise(path, digest="e" * 64)
+    (kept,) = (tmp_path / "cache").rglob("e" * 64 + ".json")
+    kept.write_text("{", encoding="utf-8")
+    assert ocr.recognise(path, digest="e" * 64) == first
+
+
+def test_a_picture_of_nothing_has_no_lines(tmp_path):
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "a.png")
+    assert ocr.recognise(tmp_path / "a.png", digest="f" * 64).lines == ()
+
+
+def test_a_digest_that_is_none_is_never_a_name_of_a_file(tmp_path):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "a.png")
+    ocr.recognise(tmp_path / "a.png", digest="../../x")
+    assert not list(tmp_path.rglob("x.json"))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "I;16", "1", "RGBA", "F"])
+def test_every_kind_of_pixels_becomes_three_channels_of_eight_bits(tmp_path, mode):
+    suffix = ".tiff" if mode in ("CMYK", "F") else ".png"
+    picture = Image.new(mode if mode != "I;16" else "I;16", (40, 30))
+    picture.save(tmp_path / f"a{suffix}")
+    pixels = load_pixels(tmp_path / f"a{suffix}")
+    assert (pixels.shape, pixels.dtype) == ((30, 40, 3), np.uint8)
+
+
+def test_text_on_transparent_ground_stands_out(tmp_path):
+    Image.new("RGBA", (40, 30), (255, 255, 255, 0)).save(tmp_path / "a.png")
+    light = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    ImageDraw.Draw(light).rectangle((5, 5, 15, 15), fill=(240, 240, 240, 255))
+    light.save(tmp_path / "b.png")
+    assert load_pixels(tmp_path / "a.png").mean() == 255
+    assert load_pixels(tmp_path / "b.png")[0, 0].tolist() == [0, 0, 0]
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    assert load_pixels(tmp_path / "a.jpg").shape[:2] == (40, 30)
+
+
+def test_of_a_moving_picture_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("L", (20, 20), shade) for shade in (0, 255)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_pixels(tmp_path / "a.gif").max() == 0
+
+
+def test_a_bomb_is_refused_before_it_is_opened(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="too large"):
+        load_pixels(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_picture_is_said_to_be_none(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UsageError):
+        load_pixels(tmp_path / "a.png")
