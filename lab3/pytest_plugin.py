@@ -28,6 +28,7 @@ _DEFAULT_OUT = "lab3-suite"
 _MARKERS = {
     "gpu": "needs an NVIDIA GPU (run by `tox -e gpu`)",
     "slow": "starts a server or quantizes a model",
+    "corpus": "grades all reports of tests/reports/corpus (run by `tox -e corpus`)",
     "cluster": "starts a local Ray cluster (run by `tox -e cluster`)",
     "needs_browser": "needs Chromium and its driver",
 }

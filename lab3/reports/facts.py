@@ -161,27 +161,30 @@ def gather(report: Report, readings: Sequence[Reading], theirs: frozenset[int] =
 
 
 def _tools_blocks(report: Report, readings: Sequence[Reading]) -> frozenset[int]:
-    """The blocks on function calls: below such a heading, or, without one, from the words that introduce them on."""
-    under = _under_tools(report, readings)
-    called = [each.place.block for each in readings if isinstance(each, CompletionSeen) and each.tool_calls]
-    if under or not called:
-        return under | frozenset(called)
-    first = min(called)
-    start = next((number for number in range(first, max(-1, first - 12), -1) if _introduces(report, number)), first)
-    return frozenset(range(start, max(called) + 1))
-
-
-def _under_tools(report: Report, readings: Sequence[Reading]) -> frozenset[int]:
-    """The blocks below a heading on function calls that does not also stand above the quantization."""
+    """The blocks on function calls: below such a heading, or around the completions that call something."""
+    called = frozenset(each.place.block for each in readings if isinstance(each, CompletionSeen) and _calls(each))
     headed: dict[str, set[int]] = {}
     for number, block in enumerate(report.blocks):
         for heading in (*block.section, *([block.text] if block.kind == "heading" else [])):
-            if speaks_of_tools(heading):
-                headed.setdefault(heading, set()).add(number)
-    elsewhere = {each.place.block for each in readings if isinstance(each, CommandSeen) and "lite" in each.argv}
-    whole = 0.85 * len(report.blocks)
-    of_tools = [blocks for blocks in headed.values() if not blocks & elsewhere and len(blocks) <= max(whole, 8)]
-    return frozenset().union(*of_tools)
+            headed.setdefault(heading, set()).add(number)
+    quantized = {each.place.block for each in readings if isinstance(each, CommandSeen) and "lite" in each.argv}
+    most = max(0.85 * len(report.blocks), 8)
+    own = {heading: blocks for heading, blocks in headed.items() if not blocks & quantized and len(blocks) <= most}
+    under = frozenset[int]().union(*(blocks for heading, blocks in own.items() if speaks_of_tools(heading)))
+    if under or not called:
+        return under | called
+    first = min(called)
+    above = next((own[heading] for heading in report.blocks[first].section if heading in own), None)
+    if above is not None:
+        return called.union(above)
+    start = next((number for number in range(first, max(-1, first - 12), -1) if _introduces(report, number)), first)
+    return called.union(range(start, max(called) + 1))
+
+
+def _calls(completion: CompletionSeen) -> bool:
+    """Whether a completion calls something, as far as it can be read."""
+    told = "tool_calls=[" in completion.place.quote
+    return bool(completion.tool_calls) or completion.finish_reason == "tool_calls" or told
 
 
 def _introduces(report: Report, number: int) -> bool:

@@ -49,7 +49,7 @@ class Block:
     """A piece of a report, in the order of reading.
 
     `text` is plain, without markup. `section` has the headings that it stands under, outermost first, and the bold or
-    single lines which students use in their place. A block of kind "image" has a `picture`; "output" is what a cell of a
+    single lines that students use in their place. A block of kind "image" has a `picture`; "output" is what a cell of a
     notebook printed.
     """
 
@@ -223,7 +223,7 @@ Reading = (
 # --- what it comes to -------------------------------------------------------------------------------------------------
 
 Status = Literal["pass", "fail", "unknown"]
-# Why it is a fail: not shown at all; shown, and honestly not working; against itself; against what can be; a wrong claim.
+# Why it is a fail: not shown; shown, and honestly not working; against itself; against what can be; a wrong claim.
 FailKind = Literal["", "missing", "not_achieved", "contradiction", "impossible", "mistaken"]
 
 

@@ -150,6 +150,7 @@ def band_of(strip: Strip, grid: Grid, height: int) -> Strip:
 def cells_of(pixels: Pixels, row: Strip, letters: Sequence[Letter], grid: Grid) -> list[Cell]:
     """The row's cells from its first ink to its last, with the letters that stand in them."""
     band = band_of(row, grid, pixels.shape[0])
+    band = replace(band, right=min(pixels.shape[1], math.ceil(row.right + grid.pitch)))
     ink = ink_of(pixels, band)
     phase = grid.phase
     if phase is None:
@@ -158,8 +159,10 @@ def cells_of(pixels: Pixels, row: Strip, letters: Sequence[Letter], grid: Grid) 
     last = math.floor((row.right - phase) / grid.pitch - 0.25)
     cells = [
         _cell(ink, phase + number * grid.pitch, grid.pitch, band.left, row.baseline - band.top)
-        for number in range(first, last + 1)
+        for number in range(first, last + 2)
     ]
+    if cells and cells[-1].shape != "_":  # the models do not see an underscore at the end
+        cells.pop()
     while cells and not cells[0].inked:
         cells.pop(0)
     while cells and not cells[-1].inked:

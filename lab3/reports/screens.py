@@ -9,17 +9,19 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from lab3.reports.commands_lines import prompt_of
 from lab3.reports.lines import Line, Sheet, sheet_of_picture, sheet_of_text
 from lab3.reports.model import CommandSeen, Printed, Reading, Recognised
 from lab3.reports.screens_chats import find_chats
 from lab3.reports.screens_code import find_code
-from lab3.reports.screens_commands import find_commands
+from lab3.reports.screens_commands import find_commands, prompted
 from lab3.reports.screens_completions import find_completions
 from lab3.reports.screens_logs import find_logs
 from lab3.reports.screens_memory import find_memory
 from lab3.reports.screens_sizes import find_sizes
 
 _BARE = re.compile(r"^\s*-?\d{1,12}(?:\.\d+)?\s*$")
+_CURSOR = re.compile(r"\s{2,}[_一□|]$")  # the upper edge of the one in the next row
 _MOST_PRINTED = 300
 _LEGIBLE = 0.5
 _EMPTY = Line(text="", written="")
@@ -94,8 +96,11 @@ def _chats(sheet: Sheet, *, quiet: bool) -> Iterator[Numbered]:
 def _printed(sheet: Sheet, *, shown: bool) -> Iterator[Numbered]:
     """What is left: bare figures, and beside an answer or a program's start whatever it printed."""
     for number, line in enumerate(sheet.lines[:_MOST_PRINTED]):
-        if line.confidence >= _LEGIBLE and line.text.strip() and (shown or _BARE.match(line.text)):
-            yield number, Printed(text=line.text.strip(), place=sheet.place(number))
+        text = _CURSOR.sub("", line.text).strip() if sheet.picture else line.text.strip()
+        if not text or line.confidence < _LEGIBLE or (sheet.picture and prompt_of(prompted(line.text))):
+            continue
+        if shown or _BARE.match(text):
+            yield number, Printed(text=text, place=sheet.place(number))
 
 
 def _runs_python(reading: Reading) -> bool:

@@ -46,7 +46,7 @@ def find_commands(sheet: Sheet) -> Iterator[Found]:
 
 def _rows(sheet: Sheet) -> list[tuple[str, int, int]]:
     """The lines as a shell's reader wants them, each with the lines of the sheet that it is made of."""
-    cleaned = [_prompted(line.text) for line in sheet.lines] if sheet.picture else [line.text for line in sheet.lines]
+    cleaned = [prompted(line.text) for line in sheet.lines] if sheet.picture else [line.text for line in sheet.lines]
     widest = max((len(line.text) for line in sheet.lines), default=0)
     rows: list[tuple[str, int, int]] = []
     number = 0
@@ -65,7 +65,7 @@ def _rows(sheet: Sheet) -> list[tuple[str, int, int]]:
     return rows
 
 
-def _prompted(text: str) -> str:
+def prompted(text: str) -> str:
     """A line with what OCR makes of the marks before a prompt taken away, and with the prompt's spaces."""
     plain = _JUNK.sub("", text)
     if _HOST.search(plain[:120]):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lab3.reports.commands_lines import prompt_of
-from lab3.reports.lines import Line, Sheet
+from lab3.reports.lines import Line, Sheet, repaired
 from lab3.reports.model import CompletionSeen, TextLine
 from lab3.reports.screens_repr import Fields, read_json, read_loosely, read_repr
 
@@ -24,7 +24,8 @@ _PIECE = re.compile(
     r"CompletionUsage\s?\(|ChatCompletionMessage|tool_calls\s*=\s*\[|total_tokens\s*=\s*\d|Function\s?\(\s*arguments"
 )
 _BARE = re.compile(r"^\s*-?\d{1,12}(?:\.\d+)?\s*$")
-_END = re.compile(r"(?:total_tokens['\"]?\s*[=:]\s*\d+[^\n]*|(?<!\w)type\s*=\s*'function'\W*)[)}]\s*$")
+_END = re.compile(r"total_tokens['\"]?\s*[=:]\s*\d+[^\n]*\)\s*$")
+_END_OF_CALL = re.compile(r"(?<!\w)type\s*=\s*'function'\W*\)\s*$")
 _MOST_LINES = 200
 _HARD = 0.5
 _SOURCE = re.compile(r"^\s*(?:from|import|def|class|return|print)\b|isinstance|->|^\s*\w+\s*:\s*ChatCompletion\b")
@@ -75,7 +76,7 @@ def _last(sheet: Sheet, first: int, at: int) -> int:
             return number
         following = lines[number + 1].text if number + 1 < len(lines) else ""
         short = len(lines[number].text) < 0.97 * widest
-        if short and _END.search(lines[number].text):
+        if _END.search(lines[number].text) or (short and _END_OF_CALL.search(lines[number].text)):
             return number
         if _REPR.match(following.strip()) and not lines[number].text.rstrip().endswith(("(", "[", "=", ",")):
             return number
@@ -139,7 +140,7 @@ def _read(sheet: Sheet, first: int, last: int, whole: str, *, begun: bool) -> Co
     return CompletionSeen(
         place=place,
         id=fields.id,
-        model=fields.model,
+        model=repaired(fields.model) if picture and fields.model else fields.model,
         created=fields.created,
         content=fields.content,
         finish_reason=fields.finish_reason,

@@ -148,7 +148,7 @@ def _whole(value: Any) -> int | None:
 
 # ------------------------------------------------------------------------------------------------------ field by field
 
-_KEY = r"['\"]?\s*[=:]\s*"
+_KEY = r"['\"]?\s*[=:≡＝]\s*"
 _ID = re.compile(rf"(?:ChatCompletion\s?\(|\{{)\s*['\"]?id{_KEY}['\"]([^'\"]{{0,80}})['\"]")
 _FINISH = re.compile(rf"finish[_ .~-]?reason{_KEY}['\"](\w+)['\"]?")
 _CREATED = re.compile(rf"\bcreated{_KEY}([\dilI|][\dilI|OoS ]{{6,12}})(?![\d\ufffd])")
@@ -164,7 +164,7 @@ _CONTENT = re.compile(
     re.DOTALL,
 )
 _CALL = re.compile(
-    rf"arguments{_KEY}(?P<q>['\"]?)(?P<arguments>\{{.*?\}})\s*(?P=q)?\s*,\s*['\"]?name"
+    rf"arguments{_KEY}(?P<q>['\"]?)(?P<arguments>\{{.*?\}})\s*(?P=q)?\s*[,;]\s*['\"]?name"
     rf"{_KEY}['\"]?(?P<name>[\w.\-]+)['\"]",
     re.DOTALL,
 )

@@ -99,7 +99,8 @@ def test_run_writes_the_report_and_exits_by_the_verdicts(lab, evidence, code: in
         written["verdicts"][0]
     )
     assert written["score"] == sum(v["points"] for v in written["verdicts"])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.json"], "nothing temporary is left"
+    written_files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written_files == ["report.html", "report.json"], "nothing temporary is left"
 
 
 def test_run_prints_a_table_that_a_person_can_read(lab, tmp_path: Path, capsys):

@@ -549,6 +549,20 @@ def test_a_heading_above_the_whole_report_makes_it_no_second_task():
     assert verdict(draft, "w4a16_memory").status == "pass"
 
 
+def test_calls_that_cannot_be_read_are_shown_all_the_same():
+    def tools(d):
+        d.heading("任务二", level=1).picture()
+        d.completion(None, "", finish_reason="tool_calls", doubt="the arguments of a call cannot be read").printed("11")
+
+    judged = whole_report(tools=tools).judged()
+    assert {judged[name].status for name in ("tool_calls", "tool_results", "tools_model")} == {"unknown"}
+
+
+def test_a_prompt_after_the_output_is_no_result():
+    draft = calls(ADD, ("mul", '{"a": 11, "b": 3}', "root@studio-27552:~# _", {}))
+    assert told(verdict(draft, "tool_results")) == ("unknown", "", True)
+
+
 def test_arguments_that_cannot_be_read_are_for_a_person():
     assert told(verdict(calls(ADD, ("mul", "{'a': 11, b", "33", {})), "tool_calls")) == ("unknown", "", True)
 

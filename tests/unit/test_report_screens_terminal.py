@@ -18,10 +18,14 @@ from lab3.reports.screens import read_screen, read_text
 MESSAGE = (
     "ChatCompletion(id='1', choices=[Choice(finish_reason='tool_calls', index=0, logprobs=None, "
     "message=ChatCompletionMessage(content='First the sum.', refusal=None, role='assistant', function_call=None, "
-    "tool_calls=[ChatCompletionMessageToolCall(id='0', function=Function(arguments='{\"a\": 12, \"b\": 9}', name='add'), "
-    "type='function')]))], created=1732864148, model='/root/models/internlm2_5-7b-chat', object='chat.completion', "
+    "tool_calls=[ChatCompletionMessageToolCall(id='0', function=Function(arguments='{\"a\": 12, \"b\": 9}', "
+    "name='add'), type='function')]))], created=1732864148, "
+    "model='/root/models/internlm2_5-7b-chat', object='chat.completion', "
     "service_tier=None, usage=CompletionUsage(completion_tokens=40, prompt_tokens=263, total_tokens=303))"
 )
+
+
+BUBBLES = [(800, 20, 980, 40), (20, 80, 700, 100), (20, 110, 300, 130), (20, 300, 200, 320), (300, 400, 400, 420)]
 
 
 def wrapped(text: str, width: int = 90) -> list[str]:
@@ -88,7 +92,10 @@ def test_errors_are_told_from_harmless_lines():
 
 
 def test_a_quantization_is_followed_from_layer_to_packed_weight():
-    text = "Move model.layers.0 to CPU.\nmodel.layers.0, samples: 128, max gpu memory: 5.06 GB\nmodel.layers.0.attention.wo weight packed."
+    text = (
+        "Move model.layers.0 to CPU.\nmodel.layers.0, samples: 128, max gpu memory: 5.06 GB\n"
+        "model.layers.0.attention.wo weight packed."
+    )
     assert [each.event for each in of(LogLine, read_text(text, block=0, line=1))] == [
         "quantizing",
         "quantizing",
@@ -168,13 +175,7 @@ def test_a_page_with_bubbles_tells_prompt_and_answer_without_its_controls():
             "很高兴见到你。",
             "Instruction",
             "Cancel",
-            boxes=[
-                (800, 20, 980, 40),
-                (20, 80, 700, 100),
-                (20, 110, 300, 130),
-                (20, 300, 200, 320),
-                (300, 400, 400, 420),
-            ],
+            boxes=BUBBLES,
         ),
     )
     assert (chat.prompt, chat.where) == ("介绍一下你自己", "page")
@@ -208,3 +209,8 @@ def test_an_editor_shows_code_without_its_line_numbers():
     )
     assert code.text.startswith("client = OpenAI(")
     assert "\n    model=model_name," in code.text
+
+
+def test_what_a_program_printed_beside_a_prompt_is_no_command_and_no_prompt():
+    readings = screen("root@dev:~# python add.py", "the sum is 8", "root@dev:~#")
+    assert [each.text for each in of(Printed, readings)] == ["the sum is 8"]
