@@ -1,6 +1,7 @@
 """How long a batch of submissions takes, whether the grades are those that are due, and what memory the grader holds.
 
 python -m bench.grading --count 100          (the corpus of tests/submissions.py, the embedded model)
+python -m bench.grading --count 1000 --only chat_only --checks chat          (the grader's memory)
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from lab3.threads import wait_patiently
 
 
 def disagreements(graded: Graded, due: Any) -> dict[str, str]:
-    """The checks that came to something else than is due, and what."""
+    """The checks that came to something else than is due, and what; of those that were judged."""
     found = {verdict["id"]: verdict["status"] for verdict in graded.verdicts}
-    wrong = {name: found.get(name, "missing") for name in due.passing if found.get(name) != "pass"}
-    wrong |= {name: found.get(name, "missing") for name in due.failing if found.get(name) != "fail"}
-    wrong |= {name: "pass" for name in due.not_passing if found.get(name) == "pass"}
+    wrong = {name: found[name] for name in due.passing & found.keys() if found[name] != "pass"}
+    wrong |= {name: found[name] for name in due.failing & found.keys() if found[name] != "fail"}
+    wrong |= {name: "pass" for name in due.not_passing & found.keys() if found[name] == "pass"}
     return wrong | ({"status": graded.status} if graded.status != due.status else {})
 
 
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="submissions (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus (%(default)s)")
     parser.add_argument("--workers", type=int, help="at once (by the machine)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEMPLATE", help="of the corpus's templates (all)")
+    parser.add_argument("--checks", nargs="+", default=["chat", "tools", "scripts"], help="(%(default)s)")
     parser.add_argument("--alone", type=int, default=0, metavar="N", help="then N in turn, each with its own server")
     parser.add_argument("--out", type=Path, help="keep the results there")
     options = parser.parse_args()
@@ -45,8 +48,8 @@ def main() -> int:
 
     out = options.out or Path(tempfile.mkdtemp(prefix="lab3-bench-"))
     corpus = out / "submissions"
-    due = write_corpus(corpus, options.count, options.seed)
-    plan = Plan(checks=chosen(["chat", "tools", "scripts"]), workers=options.workers, timeout_s=60.0)
+    due = write_corpus(corpus, options.count, options.seed, only=options.only)
+    plan = Plan(checks=chosen(options.checks), workers=options.workers, timeout_s=60.0)
     began, seen, runs, me = time.monotonic(), 0, 0, psutil.Process()
 
     def told(each: Graded) -> None:

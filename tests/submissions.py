@@ -10,7 +10,7 @@ import json
 import pprint
 import random
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -52,9 +52,9 @@ class Expected:
 Writer = Callable[[Path, random.Random], Expected]
 
 
-def write_corpus(out: Path, count: int, seed: int = 0) -> dict[str, Expected]:
-    """Write `count` submissions below `out`, from each template in turn: name of the folder → what is due."""
-    every = list(TEMPLATES.items())
+def write_corpus(out: Path, count: int, seed: int = 0, *, only: Sequence[str] = ()) -> dict[str, Expected]:
+    """Write `count` submissions below `out`, from each template (or each of `only`) in turn: folder → what is due."""
+    every = [(name, write) for name, write in TEMPLATES.items() if not only or name in only]
     corpus = {}
     for number in range(count):
         template, write = every[number % len(every)]
