@@ -11,7 +11,7 @@ from typing import Literal
 from lab3.reports.lines import Line, Sheet
 from lab3.reports.model import ChatSeen
 
-_ASKS = re.compile(r"doub[l1]e\s*enter\s*to\s*end\s*input\s*[>〉》]*\s*", re.IGNORECASE)
+_ASKS = re.compile(r"doub[l1iI|]e\s*enter\s*to\s*end\s*input\s*[>〉》]*\s*", re.IGNORECASE)
 _ASSISTANT = re.compile(r"<\s*[|lI1]\s*im_start\s*[|lI1]\s*>\s*assistant\s*", re.IGNORECASE)
 _USER = re.compile(r"<\s*[|lI1]\s*im_start\s*[|lI1]\s*>\s*user\s*", re.IGNORECASE)
 _TAG = re.compile(r"<\s*[|lI1]\s*im_(?:start|end)\s*[|lI1]\s*>\s*(?:system|user|assistant)?\s*", re.IGNORECASE)
@@ -26,6 +26,7 @@ _SPEAKER = re.compile(
     r"^\W*(?P<who>User|用户|Human|You|我|Assistant|助手|Bot|AI|InternLM|机器人)\s*[:：>]\s*(?P<said>.*)$",
     re.IGNORECASE,
 )
+_CURSORS = "_□▯█▌"
 _PERSON = frozenset(("user", "用户", "human", "you", "我"))
 _TERMINAL = re.compile(r"[#$]\s|https?://|INFO|WARNING|\bimport\b|==|--\w|\|\s|MiB|^\s*>|\.py\b|[{}\[\]=]|Error")
 _CJK = re.compile(r"[\u3400-\u9fff]")
@@ -70,7 +71,7 @@ def _in_terminal(sheet: Sheet) -> Iterator[Found]:
         if not assistant and asked.strip():
             question, _, rest = asked.strip().partition("\n\n")
             asked, answer = (question, rest) if rest else (question.partition("\n")[0], question.partition("\n")[2])
-        prompt = _TAG.sub("", asked if asked.strip() else typed).strip()
+        prompt = _TAG.sub("", asked if asked.strip() else typed).strip().strip(_CURSORS).strip()
         answer = _TAG.sub("", answer).strip()
         last = end - 1
         while last > first and not lines[last - first].strip():

@@ -14,7 +14,10 @@ from lab3.reports.model import CommandSeen
 
 _JUNK = re.compile(r"^[\s●•○◦。·∘⊙◯☉□■�ＯoO0@\-.,°©]{1,6}(?=\(|[a-z][\w\-]*@|[~/$➜])")
 _MARK_CUT = re.compile(r"^[\s>VvSs7›»》〉)\]?]{1,3}\s{2,}(?=\S)|^>\s?(?=\S)")
+_ARROW = re.compile(r"^[→➔➝➙➤⇒](?=\s)")  # OCR's idea of oh-my-zsh's ➜
 _GLUED_PROMPT = re.compile(r"(?<=[\w~/\]])([#$])(?=[a-z./])")
+_MARKED = re.compile(r"^>\s")  # how a shell marks a line that goes on
+_LOST_BACKSLASH = re.compile(r"\s[1lI|/、丶]$")
 _HOST = re.compile(r"([\w.\-]+)\s?@\s?([\w.\-]+)\s?[:：]\s?(?=[~/])")
 _FLAG_SPACE = re.compile(r"(?<=\s)(-{1,2})\s(?=[a-z])")
 _FLAG_VALUE = re.compile(
@@ -56,6 +59,8 @@ def _rows(sheet: Sheet) -> list[tuple[str, int, int]]:
         if goes_on and sheet.picture and prompt_of(text) is None:
             text = _MARK_CUT.sub("", text).strip()
             text = f"> {text}" if text else text
+        if sheet.picture and number + 1 < len(cleaned) and _MARKED.match(cleaned[number + 1]):
+            text = _LOST_BACKSLASH.sub(r" \\", text)
         while _cut_at_edge(sheet, cleaned, number, text, widest):
             number += 1
             text += cleaned[number]
@@ -67,7 +72,7 @@ def _rows(sheet: Sheet) -> list[tuple[str, int, int]]:
 
 def prompted(text: str) -> str:
     """A line with what OCR makes of the marks before a prompt taken away, and with the prompt's spaces."""
-    plain = _JUNK.sub("", text)
+    plain = _ARROW.sub("➜", _JUNK.sub("", text))
     if _HOST.search(plain[:120]):
         plain = _HOST.sub(r"\1@\2:", plain, count=1)
         head, rest = plain[:160], plain[160:]
@@ -85,5 +90,5 @@ def _cut_at_edge(sheet: Sheet, cleaned: list[str], number: int, text: str, wides
         return False
     following = cleaned[number + 1]
     full = len(sheet.lines[number].text) >= widest - 1
-    new = prompt_of(following) is not None or following[:1].isspace() or re.match(r"[A-Z\[\d]", following)
+    new = prompt_of(following) is not None or following[:2].isspace() or re.match(r"[A-Z\[\d]", following)
     return full and bool(following.strip()) and not new
