@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 MOST_PIXELS = 80_000_000
@@ -33,6 +35,19 @@ class Kind:
     height: int = 0
 
 
+@contextmanager
+def _whole_pictures() -> Iterator[None]:
+    """LMDeploy, once imported, has Pillow take pictures that are cut short, in the whole process (vl/media/image.py)."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def kind_of(data: bytes) -> Kind:
     """Decodes the picture once, so that nobody after has to expect a broken one."""
     from PIL import Image, UnidentifiedImageError
@@ -40,7 +55,7 @@ def kind_of(data: bytes) -> Kind:
     if unusable := _no_picture(data):
         return Kind(why=unusable)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _whole_pictures():
             warnings.simplefilter("ignore")
             Image.init()
             known = [each for each in _SUFFIX_OF if each in Image.OPEN]

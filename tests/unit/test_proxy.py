@@ -151,16 +151,16 @@ def test_the_connection_to_the_server_is_kept(door):
 
 def test_the_server_gets_the_key_and_its_own_name_and_the_recording_no_secrets(fake, door):
     fake.will(completion())
-    secrets = {"cookie": "crumb-4711", "x-api-key": "sesame-4711", "proxy-authorization": "pass-4711"}
+    secrets = {"cookie": "crumb-quokka", "x-api-key": "sesame-quokka", "proxy-authorization": "pass-quokka"}
 
     with recording(fake.url, door) as proxy, client(door, headers=secrets) as api:
         api.chat.completions.create(**ASK)
 
     sent = fake.requests[0]["headers"]
-    assert sent["authorization"] == "Bearer key-4711"
+    assert sent["authorization"] == "Bearer key-quokka"
     assert sent["host"] == fake.url.removeprefix("http://")
     assert "proxy-authorization" not in sent
-    assert "4711" not in str(proxy.exchanges[0])
+    assert "quokka" not in str(proxy.exchanges[0])
     assert proxy.exchanges[0].request_headers["user-agent"].startswith("OpenAI")
 
 
@@ -673,7 +673,7 @@ def client(door: Path, headers: dict[str, str] | None = None) -> Iterator[openai
     transport = _http_library().HTTPTransport(uds=str(door))
     with openai.OpenAI(
         base_url="http://0.0.0.0:23333/v1",
-        api_key="key-4711",
+        api_key="key-quokka",
         max_retries=0,
         timeout=WAIT_S,
         default_headers=headers,

@@ -195,6 +195,14 @@ def test_a_picture_that_cannot_be_used_says_why(tmp_path: Path, data: bytes, why
     assert why in picture.why
 
 
+def test_a_picture_that_is_cut_short_is_damaged_even_where_lmdeploy_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    put(tmp_path, "a.png", png()[:48])
+    assert "damaged" in linked(tmp_path, "a.png").why
+
+
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading_images, "MOST_PIXELS", 100)
     put(tmp_path, "a.png")
