@@ -48,7 +48,7 @@ class _Shown:
 
     number: int
     block: Block
-    uri: str = ""
+    uri: Markup  # lab3's own, and longer than any text that a page shows
     marks: tuple[_Mark, ...] = ()
     section: str = ""
 
@@ -150,7 +150,7 @@ class _Marks:
 def _shown(number: int, report: Report | None, marks: _Marks, folder: Path) -> _Shown:
     block = (report.blocks if report else ())[number]
     preview = marks.previews.get(block.picture.digest) if block.picture is not None else None
-    uri = data_uri(preview, folder) if preview else ""
+    uri = Markup(data_uri(preview, folder) if preview else "")
     return _Shown(number=number, block=block, uri=uri, marks=marks.of(number) if uri else ())
 
 

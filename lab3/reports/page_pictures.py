@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab3.errors import UsageError
 from lab3.report.json_report import write_report
 from lab3.reports.model import Picture
 
@@ -21,13 +21,12 @@ PICTURES = "pictures"  # its folder
 _LIST = "pictures.json"
 _WIDEST = 2400  # pixels
 _TALLEST = 12_000
-_MOST_PIXELS = 60_000_000
 _MOST_PNG = 1 << 20  # bytes; larger ones are saved as JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A picture of a page. `width` and `height` are the original's, in pixels: boxes are measured in them."""
+    """A picture of a page. `width` and `height` are the upright original's, in pixels: boxes are measured in them."""
 
     file: str
     width: int
@@ -73,42 +72,29 @@ def data_uri(preview: Preview, folder: Path) -> str:
 def _saved(path: Path, digest: str, folder: Path) -> Preview | None:
     from PIL import Image
 
+    from lab3.reports.ocr_picture import load_pixels
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                width, height = opened.size
-                if width * height > _MOST_PIXELS:
-                    return None
-                suffix, content = _encoded(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = Image.fromarray(load_pixels(path))  # as OCR looks at it: upright, and solid
+    except UsageError:
         return None
+    suffix, content = _encoded(picture)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{digest[:32]}.{suffix}"
     beside = folder / f".{name}.new"
     beside.write_bytes(content)
     beside.replace(folder / name)
-    return Preview(file=name, width=width, height=height)
+    return Preview(file=name, width=picture.width, height=picture.height)
 
 
-def _encoded(opened: Image) -> tuple[str, bytes]:
-    scale = min(1.0, _WIDEST / opened.width, _TALLEST / opened.height)
-    plain = opened.convert("RGBA" if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info else "RGB")
-    if plain.mode == "RGBA":
-        plain = _on_white(plain)
+def _encoded(picture: Image) -> tuple[str, bytes]:
+    scale = min(1.0, _WIDEST / picture.width, _TALLEST / picture.height)
     if scale < 1:
-        plain = plain.resize((max(1, round(plain.width * scale)), max(1, round(plain.height * scale))))
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     png = io.BytesIO()
-    plain.save(png, "PNG")
+    picture.save(png, "PNG")
     if png.tell() <= _MOST_PNG:
         return "png", png.getvalue()
     jpeg = io.BytesIO()
-    plain.save(jpeg, "JPEG", quality=88)
+    picture.save(jpeg, "JPEG", quality=88)
     return "jpg", jpeg.getvalue()
-
-
-def _on_white(picture: Image) -> Image:
-    from PIL import Image as images
-
-    ground = images.new("RGBA", picture.size, "white")
-    return images.alpha_composite(ground, picture).convert("RGB")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from lab3.errors import UsageError
 from lab3.reports.model import Likeness, Place, Recognised, Report
 from lab3.reports.provenance_text import letters
 
@@ -34,7 +34,6 @@ TELLING_FIGURES = 4  # with fewer, and little text, two honest pictures may be t
 TELLING_LETTERS = 80
 SHARED_BY = 1 / 3  # of a batch: what more have comes from a common source
 SMALLEST_BATCH = 6
-MOST_PIXELS = 60_000_000
 _RUN = 4
 _TILE = 8  # pixels
 _MOST_LETTERS = 4000
@@ -140,16 +139,13 @@ def may_be_alike(one: PicturePrint, other: PicturePrint) -> bool:
 
 def _looks(path: Path) -> dict[str, Any]:
     """What the pixels tell; nothing for what is no picture, or too large a one."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from lab3.reports.ocr_picture import load_pixels
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    return {}
-                return _looks_of(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        return _looks_of(Image.fromarray(load_pixels(path)))
+    except UsageError:
         return {}
 
 

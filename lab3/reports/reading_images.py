@@ -37,7 +37,7 @@ class Kind:
 
 @contextmanager
 def _whole_pictures() -> Iterator[None]:
-    """LMDeploy, once imported, has Pillow take pictures that are cut short, in the whole process (vl/media/image.py)."""
+    """LMDeploy, once imported, has Pillow take pictures that are cut short (lmdeploy/vl/media/image.py)."""
     from PIL import ImageFile
 
     before = ImageFile.LOAD_TRUNCATED_IMAGES

@@ -3,6 +3,8 @@ stranger's script."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import threading
@@ -16,7 +18,7 @@ from lab3.grading.export_text import visible
 from lab3.reports.model import Block, GradedReport, Judged, Likeness, MemoryReading, Picture, Place, Report
 from lab3.reports.overrides import Override, load_overrides, save_override
 from lab3.reports.page import report_page, write_report_page
-from lab3.reports.page_pictures import save_previews
+from lab3.reports.page_pictures import previews, save_previews
 from lab3.reports.page_server import Desk, address, started
 from lab3.reports.page_words import WORDS
 from lab3.reports.store import save_report, save_result
@@ -97,6 +99,31 @@ def test_pictures_are_in_the_page_and_written_anew(tmp_path):
 
     assert page.count('src="data:image/png;base64,') == 1
     assert not re.search(r'src="(?!data:)', page)
+
+
+def test_a_large_picture_is_whole_in_the_page(tmp_path):
+    report = written(tmp_path)
+    Image.effect_noise((1600, 900), 80).save(tmp_path / "source.png")
+    save_previews(report.pictures, tmp_path)
+
+    page = report_page(graded(), report, tmp_path, overrides={})
+
+    (told,) = re.findall(r'src="data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(told))).size == (1600, 900)
+
+
+def test_a_picture_that_was_taken_sideways_is_shown_upright_as_ocr_saw_it(tmp_path):
+    made = Image.new("RGB", (200, 100), "navy")
+    made.getexif()[0x0112] = 6
+    report = written(tmp_path)
+    made.save(tmp_path / "source.png", exif=made.getexif())
+
+    save_previews(report.pictures, tmp_path)
+
+    (preview,) = previews(tmp_path).values()
+    assert (preview.width, preview.height) == (100, 200)
+    shown = Image.open(tmp_path / "pictures" / preview.file)
+    assert (shown.size, dict(shown.getexif())) == ((100, 200), {})
 
 
 def test_likenesses_are_told_with_their_pair(tmp_path):
