@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -88,7 +89,10 @@ def browser(profile: Path) -> Iterator[Browser]:
     command += ["--disable-dev-shm-usage", "--window-size=1400,900", "--remote-debugging-port=0"]
     command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
     (profile / "DevToolsActivePort").unlink(missing_ok=True)
-    process = subprocess.Popen([*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    here = os.environ | {"TMPDIR": str(profile)}  # Chromium leaves folders where temporary files go
+    process = subprocess.Popen(
+        [*command, "about:blank"], env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         port = _port(profile / "DevToolsActivePort", process)
         with urlopen(f"http://127.0.0.1:{port}/json") as answer:

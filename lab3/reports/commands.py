@@ -25,42 +25,13 @@ from lab3.reports.commands_lines import (
 from lab3.reports.commands_lmdeploy import ChatCommand, lmdeploy_command
 from lab3.reports.model import Block, CommandSeen, Place, Report
 from lab3.reports.reading_blocks import is_python
+from lab3.reports.reading_fences import NEITHER_PYTHON_NOR_SHELL, PYTHON
 
 __all__ = ["ChatCommand", "commands_in", "commands_of_text", "lmdeploy_command"]
 
 MOST_COMMANDS = 1000  # of a report
 MOST_LINES = 20_000  # of a block
 _QUOTE = 2000  # characters
-_PYTHON = frozenset(["python", "py", "python3", "pycon", "ipython", "ipython3"])
-_NO_SHELL = frozenset(
-    [
-        "json",
-        "jsonc",
-        "yaml",
-        "yml",
-        "toml",
-        "ini",
-        "html",
-        "xml",
-        "css",
-        "javascript",
-        "js",
-        "ts",
-        "c",
-        "cpp",
-        "c++",
-        "java",
-        "go",
-        "rust",
-        "sql",
-        "diff",
-        "latex",
-        "tex",
-        "mermaid",
-        "r",
-        "ruby",
-    ]
-)
 _OURS = ("lmdeploy", "api_server", "auto_awq")
 _END_OF_SHELL = re.compile("[\u3000-\u303f\u3400-\u9fff\uff00-\uff0c\uff0e-\uff5e`]|\n\n")  # Chinese, or an empty line
 
@@ -101,10 +72,10 @@ def _of_block(block: Block, number: int, variables: Variables, *, ran: bool) -> 
 
 def _of_code(block: Block, number: int, variables: Variables, *, ran: bool) -> Iterator[CommandSeen]:
     language = block.language.lower()
-    if language in _NO_SHELL:
+    if language in NEITHER_PYTHON_NOR_SHELL:
         return
     text = block.text
-    python = language in _PYTHON
+    python = language in PYTHON
     if text.lstrip().startswith(("%%bash", "%%sh", "%%shell", "%%script", "%%cmd")):
         text = "\n" + text.lstrip().partition("\n")[2]
         python = False

@@ -7,68 +7,15 @@ from dataclasses import dataclass, field
 
 from lab3.reports.commands_lines import has_cjk, prompt_of, runs
 
-LANGUAGES = frozenset(
-    [
-        "bash",
-        "sh",
-        "shell",
-        "zsh",
-        "console",
-        "terminal",
-        "cmd",
-        "powershell",
-        "ps1",
-        "bat",
-        "batch",
-        "python",
-        "python3",
-        "py",
-        "pycon",
-        "ipython",
-        "json",
-        "jsonc",
-        "yaml",
-        "yml",
-        "toml",
-        "ini",
-        "text",
-        "txt",
-        "plain",
-        "plaintext",
-        "none",
-        "log",
-        "output",
-        "md",
-        "markdown",
-        "html",
-        "xml",
-        "css",
-        "javascript",
-        "js",
-        "ts",
-        "c",
-        "cpp",
-        "c++",
-        "java",
-        "go",
-        "rust",
-        "sql",
-        "diff",
-        "makefile",
-        "dockerfile",
-        "latex",
-        "tex",
-        "mermaid",
-        "r",
-        "ruby",
-        "vim",
-        "conf",
-        "nginx",
-        "shell-session",
-        "shellsession",
-        "ansi",
-    ]
-)
+# What students name after a fence.
+_PYTHON = "python python3 py pycon ipython ipython3"
+_SHELL = "bash sh shell zsh console terminal cmd powershell ps1 bat batch shell-session shellsession ansi"
+_CODE = "json jsonc yaml yml toml ini html xml css javascript js ts c cpp c++ java go rust sql diff latex tex r ruby"
+_DRAWING = "mermaid"
+_TEXT = "text txt plain plaintext none log output md markdown makefile dockerfile vim conf nginx"
+PYTHON = frozenset(_PYTHON.split())
+NEITHER_PYTHON_NOR_SHELL = frozenset([*_CODE.split(), _DRAWING])
+LANGUAGES = PYTHON | NEITHER_PYTHON_NOR_SHELL | frozenset([*_SHELL.split(), *_TEXT.split()])
 _ODD_MARKS = "｀·'"  # what keyboards make of a backquote
 _QUOTED = ("md", "markdown", "html", "xml")  # a picture in these is code
 

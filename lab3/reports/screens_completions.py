@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lab3.reports.commands_lines import prompt_of
 from lab3.reports.lines import Line, Sheet, repaired
 from lab3.reports.model import CompletionSeen, TextLine
-from lab3.reports.screens_repr import Fields, read_json, read_loosely, read_repr
+from lab3.reports.screens_repr import Fields, closing, read_json, read_loosely, read_repr
 
 _REPR = re.compile(
     r"\[?Chat\s?Completion(?:Message(?:(?:Function)?ToolCall)?|Output\w*)?\s?\("
@@ -72,7 +72,7 @@ def _last(sheet: Sheet, first: int, at: int) -> int:
     widest = max(len(line.text) for line in lines[first : first + _MOST_LINES])
     for number in range(first, min(len(lines), first + _MOST_LINES)):
         text = "\n".join(line.text for line in lines[first : number + 1])[at:]
-        if _balanced(text):
+        if closing(text) is not None:
             return number
         following = lines[number + 1].text if number + 1 < len(lines) else ""
         short = len(lines[number].text) < 0.97 * widest
@@ -86,27 +86,6 @@ def _last(sheet: Sheet, first: int, at: int) -> int:
         if prompt_of(following) is not None or following.startswith("Traceback"):
             return number
     return min(len(lines), first + _MOST_LINES) - 1
-
-
-def _balanced(text: str) -> bool:
-    """Whether every bracket is closed; what stands in quotes does not count."""
-    depth, quote, escaped, opened = 0, "", False, False
-    for each in text:
-        if escaped:
-            escaped = False
-        elif each == "\\" and quote:
-            escaped = True
-        elif quote:
-            quote = "" if each == quote else quote
-        elif each in "'\"":
-            quote = each
-        elif each in "([{":
-            depth, opened = depth + 1, True
-        elif each in ")]}":
-            depth -= 1
-            if opened and depth <= 0:
-                return True
-    return False
 
 
 def _whole(lines: Sequence[Line], at: int) -> str:

@@ -37,7 +37,7 @@ class Fields:
 
 def read_repr(text: str) -> Fields | None:
     """`ChatCompletion(id='1', …)` as Python's parser reads it; nothing is run."""
-    end = _closing(text)
+    end = closing(text)
     if end is None:
         return None
     try:
@@ -64,8 +64,8 @@ def read_json(text: str) -> Fields | None:
     return _fields(value)
 
 
-def _closing(text: str) -> int | None:
-    """Where the first bracket is closed."""
+def closing(text: str) -> int | None:
+    """Where the bracket is closed that opens first, and None if it never is; brackets in quotes do not count."""
     depth, quote, escaped = 0, "", False
     for number, each in enumerate(text[:_MOST]):
         if escaped:

@@ -8,15 +8,13 @@ the KV cache is quantized online, per head and token, without calibration; its s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lab3.reports.checks import Finding, failed, passed, unsure
 from lab3.reports.facts import ReportFacts
 from lab3.reports.model import Place
 from lab3.reports.understanding_facts import Fact
 from lab3.reports.understanding_said import Said
-
-SecondOpinion = Callable[[str, str], str]  # (fact, the passages) → a sentence for the person who reviews
 
 _ASKED = re.compile(r"区别|差异|异同|对比|比较|理解|difference|compar|versus|\bvs\b|understand", re.I | re.A)
 _METHODS = re.compile(r"w4a16|awq|kv", re.I | re.A)
@@ -79,16 +77,6 @@ def difference(facts: ReportFacts) -> Finding:
     if weights and cache:
         return passed("weights by W4A16, keys and values at run time by the other", _places([weights[0], cache[0]]))
     return _silent(facts, "what the two methods work on", [*weights, *cache])
-
-
-def second_opinion(facts: ReportFacts, ask: SecondOpinion) -> dict[str, str]:
-    """What a local model says of each fact, beside the passages; it is for the reviewer, and no mark comes of it."""
-    said = facts.said
-    told = {
-        name: "\n".join(dict.fromkeys(each.place.quote for each in said if each.statement.fact == name))
-        for name in _FACTS
-    }
-    return {name: ask(_FACTS[name][0], passages) for name, passages in told.items() if passages}
 
 
 def _judge(facts: ReportFacts, name: Fact) -> Finding:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.request import HTTPCookieProcessor, build_opener
 
+import psutil
 import pytest
 
 from lab3 import cli
@@ -121,8 +122,11 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path):
         [sys.executable, str(script), str(out), *map(str, paths)], stdout=subprocess.PIPE, text=True, env=environment
     )
     done = [child.stdout.readline().strip() for _ in range(3)]
+    family = psutil.Process(child.pid).children(recursive=True)
     child.send_signal(signal.SIGKILL)
     child.wait()
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left, "the worker that hangs ends with the run"
     assert done == ["a", "b", "c"]
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
     assert len(times) == 3

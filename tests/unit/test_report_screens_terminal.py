@@ -69,6 +69,22 @@ def test_a_command_cut_at_the_edge_of_the_terminal_is_one():
     assert command.argv[-2:] == ("--model-format", "awq")
 
 
+def test_a_command_cut_before_a_space_is_one():
+    first = "wei@ubuntu:~$ lmdeploy serve api_server /home/wei/llm/internlm2_5-1_8b-chat-awq --model-format"
+    (command,) = of(CommandSeen, screen(first, " awq --quant-policy 8"))
+    assert command.argv[-4:] == ("--model-format", "awq", "--quant-policy", "8")
+
+
+def test_a_backslash_that_ocr_takes_for_a_figure_is_one_where_the_shell_goes_on():
+    (command,) = of(CommandSeen, screen("li@srv:~$ lmdeploy serve api_server \\", ">    /models/awq 1", ">    --tp 1"))
+    assert command.argv == ("lmdeploy", "serve", "api_server", "/models/awq", "--tp", "1")
+
+
+def test_the_arrow_of_oh_my_zsh_is_a_prompt_however_it_is_read():
+    (command,) = of(CommandSeen, screen("→  ~ CUDA_VISIBLE_DEVICES=1 lmdeploy lite auto_awq /models/chat"))
+    assert command.argv == ("lmdeploy", "lite", "auto_awq", "/models/chat")
+
+
 def test_a_name_that_ocr_misspells_in_a_known_way_is_put_right():
     (command,) = of(CommandSeen, screen("root@dev:~# imdeploy chat /root/internlm2 5-1 8b-chat-w4al6-4bit"))
     assert command.argv == ("lmdeploy", "chat", "/root/internlm2_5-1_8b-chat-w4a16-4bit")
@@ -214,3 +230,11 @@ def test_an_editor_shows_code_without_its_line_numbers():
 def test_what_a_program_printed_beside_a_prompt_is_no_command_and_no_prompt():
     readings = screen("root@dev:~# python add.py", "the sum is 8", "root@dev:~#")
     assert [each.text for each in of(Printed, readings)] == ["the sum is 8"]
+
+
+def test_a_misread_question_of_lmdeploy_chat_is_one_and_a_cursor_is_none():
+    readings = screen(
+        "doubie enter to end input >>> Name two planets.", "Mars and Venus.", "double enter to end input >>> _"
+    )
+    (turn,) = of(ChatSeen, readings)
+    assert (turn.prompt, turn.answer) == ("Name two planets.", "Mars and Venus.")
