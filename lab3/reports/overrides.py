@@ -116,8 +116,6 @@ def _final(judged: Judged, override: Override | None) -> Final:
     if override is None or override.status is None:
         return Final(judged=judged, override=override, status=judged.status, points=judged.points)
     points = judged.max_points if override.status == "pass" else 0
-    if override.status == judged.status:
-        points = judged.points
     changed = bool(override.was_status) and (override.was_status, override.was_reason) != (judged.status, judged.reason)
     return Final(judged=judged, override=override, status=override.status, points=points, changed=changed)
 

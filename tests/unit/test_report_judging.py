@@ -109,6 +109,14 @@ def test_a_server_that_ran_out_of_memory_is_not_achieved():
         assert told(verdict(draft, check)) == ("fail", "not_achieved", False), check
 
 
+def test_a_server_for_tools_that_ran_out_of_memory_is_not_achieved():
+    def tools(d):
+        d.heading("Function call", level=1).picture().command("lmdeploy serve api_server /m/internlm2_5-7b-chat")
+        d.log("out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory")
+
+    assert told(verdict(whole_report(tools=tools), "tools_server")) == ("fail", "not_achieved", False)
+
+
 def test_the_report_says_itself_that_the_tools_were_not_called():
     draft = whole_report(
         tools=lambda d: d.heading("Function call", level=1).text("试了很多次，函数调用没有成功，模型直接回答。")

@@ -424,3 +424,12 @@ def test_a_note_alone_decides_nothing(tmp_path):
     save_override(tmp_path, name="one", judged=verdict, override=Override(note="ask her"))
 
     assert load_overrides(tmp_path)["report.text"].status is None
+
+
+@pytest.mark.parametrize(("status", "accepted"), [("fail", True), ("pass", False)])
+def test_only_the_verdict_that_stands_can_be_accepted(tmp_path, status, accepted):
+    save_override(
+        tmp_path, name="one", judged=judged("report.text", "fail"), override=Override(status=status, accepted=True)
+    )
+
+    assert load_overrides(tmp_path)["report.text"].accepted is accepted
