@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from lab3.errors import Lab3Error
 from lab3.evidence import MemoryFacts
 from lab3.hub import ServerSpec
 from lab3.progress import Progress
@@ -157,7 +156,7 @@ class _Recorded(ApiServer):
         finally:
             recording, self._recording = self._recording, None
             if recording is not None:
-                with suppress(Lab3Error):  # that memory could not be read at the end is no news
+                with suppress(Exception):  # that memory could not be read at the end is no news
                     recording.close()
 
     def _record(self, held: ExitStack) -> Recording | None:
@@ -165,7 +164,7 @@ class _Recorded(ApiServer):
         try:
             take = self._reader(held)
             recording = Recording(self._spec, take, interval_s=INTERVAL_S.get(self.engine, _OTHER_INTERVAL_S)).start()
-        except Lab3Error:
+        except Exception:  # a driver may raise anything
             return None
         held.callback(recording.close)
         self._remember(recording)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from lab3.errors import InfraError
 from lab3.hub import ServerSpec
 from lab3.memory_log import MOST_POINTS, MemoryLog, Recording, thinned
 from lab3.serve import ApiServer
-from lab3.vram import Reading
+from lab3.vram import Meter, Reading
+from tests.unit.test_vram import FakeNvml, Gpu
 
 SPEC = ServerSpec(model="m", kv_bits=4, cache_ratio=0.4)
 NEVER_S = 3600.0  # the thread does not read: the moments do
@@ -153,9 +155,27 @@ def test_a_server_that_does_not_start_is_recorded_until_then(no_server, monkeypa
     assert [moment for _, _, moment in log.facts()[0].points] == ["start", "stopped"]
 
 
-def test_a_server_whose_memory_cannot_be_read_starts_all_the_same(no_server, monkeypatch):
+def test_on_a_gpu_the_cards_memory_is_recorded_and_the_driver_let_go(no_server, monkeypatch):
+    gpu = Gpu("GPU-a", used_mib=500)
+    nvml = FakeNvml(gpu)
+    monkeypatch.setattr("lab3.memory_log.Meter", partial(Meter, nvml=nvml))
+    log = MemoryLog()
+    server = made(log)
+    server.engine = "turbomind"
+    with server:
+        gpu.used_mib = 66_000
+        log.moment("chat")
+
+    (facts,) = log.facts()
+    assert facts.total_mib == 81_559
+    assert [mib for _, mib, moment in facts.points if moment] == [500, 500, 66_000, 66_000]
+    assert nvml.open_sessions == 0
+
+
+@pytest.mark.parametrize("error", [InfraError("no driver"), RuntimeError("the driver is odd")])
+def test_a_server_whose_memory_cannot_be_read_starts_all_the_same(no_server, monkeypatch, error: Exception):
     def fails(**_: object) -> None:
-        raise InfraError("no driver")
+        raise error
 
     monkeypatch.setattr("lab3.memory_log.Meter", fails)
     log = MemoryLog()
