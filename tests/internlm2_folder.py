@@ -92,22 +92,26 @@ def weights(
     return made
 
 
-def white_space(tokenizer: bytes) -> list[int]:
-    """The ids of the pieces that are nothing but white space; JSON takes any amount of it."""
+def senseless(tokenizer: bytes) -> list[int]:
+    """The ids of white space, of which JSON takes any amount, and of lone bytes, which are no letter by themselves."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2
     model = proto.ModelProto()
     model.ParseFromString(tokenizer)
-    texts = (piece.piece.replace("▁", " ") for piece in model.pieces)
-    bytes_ = ("<0x09>", "<0x0A>", "<0x0D>", "<0x20>")
-    return [number for number, text in enumerate(texts) if not text.strip() or text in bytes_]
+    lone_byte = proto.ModelProto.SentencePiece.BYTE
+    return [
+        number
+        for number, piece in enumerate(model.pieces)
+        if piece.type == lone_byte or not piece.piece.replace("▁", " ").strip()
+    ]
 
 
 def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu", **changes: Any) -> Path:
-    """An InternLM2 folder that shuns white space; its remote code would leave a file `ran` beside it if anybody ran it.
+    """An InternLM2 folder; its remote code would leave a file `ran` beside it if anybody ran it.
 
-    Where a grammar holds random weights to JSON, they would else write white space until they are stopped.
+    It shuns white space, or random weights that a grammar holds to JSON would write that until they are stopped, and
+    lone bytes, or they would write broken letters.
     """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(**changes)))
@@ -124,7 +128,7 @@ def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu
             }
         )
     )
-    made = weights(device=device, shunned=white_space(tokenizer), **changes)
+    made = weights(device=device, shunned=senseless(tokenizer), **changes)
     names = list(made)
     weight_map = {}
     for number in range(shards):
