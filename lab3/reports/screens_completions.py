@@ -4,14 +4,16 @@ that a terminal cut it into."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lab3.reports.commands_lines import prompt_of
-from lab3.reports.lines import Line, Sheet, repaired
-from lab3.reports.model import CompletionSeen, TextLine
-from lab3.reports.screens_repr import Fields, closing, read_json, read_loosely, read_repr
+from lab3.reports.lines import Sheet, repaired
+from lab3.reports.model import CompletionSeen
+from lab3.reports.screens_joins import Joined, Lines
+from lab3.reports.screens_repr import Fields, closing, is_json, read_json, read_loosely, read_repr
 
 _REPR = re.compile(
     r"\[?Chat\s?Completion(?:Message(?:(?:Function)?ToolCall)?|Output\w*)?\s?\("
@@ -26,9 +28,13 @@ _PIECE = re.compile(
 _BARE = re.compile(r"^\s*-?\d{1,12}(?:\.\d+)?\s*$")
 _END = re.compile(r"total_tokens['\"]?\s*[=:]\s*\d+[^\n]*\)\s*$")
 _END_OF_CALL = re.compile(r"(?<!\w)type\s*=\s*'function'\W*\)\s*$")
+_FIGURES = re.compile(  # where a figure stands on which a verdict rests
+    r"(?:arguments|parameters)['\"]?\s*[=:]\s*['\"]?\{[^{}]{0,400}\}|[a-z]+_tokens['\"]?\s*[=:]\s*\d+"
+)
 _MOST_LINES = 200
 _HARD = 0.5
 _SOURCE = re.compile(r"^\s*(?:from|import|def|class|return|print)\b|isinstance|->|^\s*\w+\s*:\s*ChatCompletion\b")
+_BEST = 3
 _LOOKALIKE = {"0": "86", "1": "7", "3": "8", "5": "6", "6": "5", "7": "1", "8": "3", "9": "0"}
 
 
@@ -59,8 +65,7 @@ def find_completions(sheet: Sheet) -> Iterator[Found]:
             )
             at = 0 if first != number else at
         last = _last(sheet, first, at)
-        whole = _whole(sheet.lines[first : last + 1], at)
-        seen = _read(sheet, first, last, whole, begun=not cut)
+        seen = _read(sheet, first, last, at, begun=not cut)
         if seen:
             yield Found(first, last, seen)
         number = max(last, number) + 1
@@ -88,34 +93,20 @@ def _last(sheet: Sheet, first: int, at: int) -> int:
     return min(len(lines), first + _MOST_LINES) - 1
 
 
-def _whole(lines: Sequence[Line], at: int) -> str:
-    """The lines as one. A line that is one letter shorter than the others lost a space at the terminal's edge."""
-    texts = [line.text for line in lines]
-    indent = len(texts[0]) - len(texts[0].lstrip()) if not texts[0][:at].strip() else 0
-    widest = max(len(text) for text in texts)
-    joined = ""
-    for number, text in enumerate(texts):
-        piece = text[at:] if number == 0 and at else text[min(indent, len(text) - len(text.lstrip())) :]
-        lost = number < len(texts) - 1 and len(text) == widest - 1 and not piece.endswith(" ")
-        joined += piece + (" " if lost else "")
-    return joined
-
-
-def _read(sheet: Sheet, first: int, last: int, whole: str, *, begun: bool) -> CompletionSeen | None:
+def _read(sheet: Sheet, first: int, last: int, at: int, *, begun: bool) -> CompletionSeen | None:
     place = sheet.place(first, last)
     picture = sheet.picture is not None
-    fields = (read_repr(whole) or read_json(whole)) if begun else None
-    exact = fields is not None
-    if fields is None or picture:
-        fields = _filled(fields, read_loosely(whole))
-    if fields is None:
+    lines = Lines(sheet.lines[first : last + 1], at)
+    joined, best = _best(lines, begun=begun, picture=picture)
+    if best is None:
         return None
-    complete = begun and (exact or (fields.total_tokens is not None and bool(re.search(r"[)}\]]\W*$", whole))))
+    fields, whole = best.fields, joined.text
+    complete = begun and (best.exact or (fields.total_tokens is not None and bool(re.search(r"[)}\]]\W*$", whole))))
     doubt = ""
     if picture:
-        dim = any(_dim(word) for line in sheet.lines[first : last + 1] for word in line.words)
         doubt = _doubt(fields, whole, confidence=place.confidence, complete=complete)
-        doubt = doubt or ("a figure of it is hard to read" if dim else "")
+        doubt = doubt or ("a figure of it is hard to read" if _dim(lines, joined) else "")
+        doubt = doubt or _cut_number(lines, joined, fields, begun=begun)
     return CompletionSeen(
         place=place,
         id=fields.id,
@@ -130,6 +121,54 @@ def _read(sheet: Sheet, first: int, last: int, whole: str, *, begun: bool) -> Co
         complete=complete,
         doubt=doubt,
     )
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    fields: Fields
+    exact: bool  # a parser read it, to its end
+
+    @property
+    def good(self) -> int:
+        return 2 * _clear(self.fields) + self.exact
+
+
+def _best(lines: Lines, *, begun: bool, picture: bool) -> tuple[Joined, _Parsed | None]:
+    """The likeliest joining of the lines that a parser reads, its calls, too; else one whose calls can be read."""
+    found: tuple[Joined, _Parsed | None] = lines.first(), None
+    for joined in lines.joinings():
+        parsed = _parsed(joined.text, begun=begun, picture=picture)
+        if parsed is not None and parsed.good > (found[1].good if found[1] else -1):
+            found = joined, parsed
+        if parsed is not None and parsed.good == _BEST:
+            break
+    return found
+
+
+def _parsed(whole: str, *, begun: bool, picture: bool) -> _Parsed | None:
+    fields = (read_repr(whole) or read_json(whole)) if begun else None
+    exact = fields is not None
+    if fields is None or picture:
+        fields = _filled(fields, read_loosely(whole))
+    return None if fields is None else _Parsed(fields, exact)
+
+
+def _clear(fields: Fields) -> bool:
+    return not fields.garbled and (bool(fields.tool_calls) or fields.finish_reason != "tool_calls")
+
+
+def _cut_number(lines: Lines, joined: Joined, fields: Fields, *, begun: bool) -> str:
+    """A doubt where a number of a call, or a count, may go on in the cell that is gone at the window's edge."""
+    for other in lines.longer(joined):
+        parsed = _parsed(other.text, begun=begun, picture=True)
+        if parsed is not None and _clear(parsed.fields) and _told(parsed.fields) != _told(fields):
+            return "a digit may be gone at the window's edge"
+    return ""
+
+
+def _told(fields: Fields) -> tuple[object, ...]:
+    calls = [(each.name, json.loads(each.arguments) if is_json(each.arguments) else "") for each in fields.tool_calls]
+    return calls, fields.prompt_tokens, fields.completion_tokens, fields.total_tokens
 
 
 def _filled(fields: Fields | None, loose: Fields | None) -> Fields | None:
@@ -160,10 +199,20 @@ def _doubt(fields: Fields, whole: str, *, confidence: float, complete: bool) -> 
     return ""
 
 
-def _dim(word: TextLine) -> bool:
+def _dim(lines: Lines, joined: Joined) -> bool:
     """Whether a count of tokens, or a call's argument, was read with little confidence."""
-    hard = word.confidence <= _HARD and any(each.isdigit() for each in word.text)
-    return hard and ("tokens" in word.text or bool(re.search(r"\d\}|\d,$|^\d", word.text)))
+    spans = [found.span() for found in _FIGURES.finditer(joined.text)]
+    for number, line in enumerate(lines.lines):
+        at = 0
+        for word in line.words:
+            text = repaired(word.text)
+            at = max(at, line.text.find(text, at))
+            begin, end = joined.column(number, at), joined.column(number, at + len(text))
+            at += len(text)
+            hard = word.confidence <= _HARD and any(each.isdigit() for each in text)
+            if hard and any(begin < most and least < end for least, most in spans):
+                return True
+    return False
 
 
 def _one_slip(prompt: int, completion: int, total: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from lab3.reports.model import ToolCallSeen
 
 _MOST = 100_000  # characters
+_NO_LETTER = re.compile(r"(?<=[)\]}])[ijlI1|!](?=\s?[,)\]}])")  # OCR's idea of `]`; after a bracket no letter can stand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +38,23 @@ class Fields:
 
 def read_repr(text: str) -> Fields | None:
     """`ChatCompletion(id='1', …)` as Python's parser reads it; nothing is run."""
-    end = closing(text)
-    if end is None:
-        return None
-    try:
-        tree = ast.parse(text[:end].strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _tree(text) or _tree(_NO_LETTER.sub("]", text))
+    if tree is None:
         return None
     value = _value(tree.body)
     if isinstance(value, list):
         value = {"tool_calls": value}
     return _fields(value) if isinstance(value, dict) else None
+
+
+def _tree(text: str) -> ast.Expression | None:
+    end = closing(text)
+    if end is None:
+        return None
+    try:
+        return ast.parse(text[:end].strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def read_json(text: str) -> Fields | None:
