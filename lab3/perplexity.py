@@ -97,20 +97,22 @@ def load_for_evaluation(model: Path, *, device: str = "cpu") -> Any:
         return network_class.from_pretrained(model, dtype=dtype).to(device).eval()
     config = network_class.config_class.from_pretrained(model)
     del config.quantization_config
-    network, report = network_class.from_pretrained(
-        None, config=config, state_dict=dense_state(model), dtype=dtype, output_loading_info=True
-    )
-    if strangers := [*report["missing_keys"], *report["unexpected_keys"]]:
-        raise UsageError(f"{model} does not hold the weights of its config: {strangers[:3]}")
-    return network.to(device).eval()
+    dense = {name: tensor.to(dtype) for name, tensor in dense_state(model, device=device).items()}
+    with torch.device(device):
+        network = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    report = network.load_state_dict(dense, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if strangers := [*(set(report.missing_keys) - tied), *report.unexpected_keys]:
+        raise UsageError(f"{model} does not hold the weights of its config: {sorted(strangers)[:3]}")
+    return network.eval()
 
 
-def dense_state(model: Path) -> dict[str, Any]:
+def dense_state(model: Path, *, device: str = "cpu") -> dict[str, Any]:
     """The weights of an AWQ folder by name, every `X.qweight` with its scales and zeros turned into an `X.weight`."""
     from safetensors.torch import load_file
 
     group_size = int((read_config(model).quantization or {})["group_size"])
-    packed = {name: tensor for file in weight_files(model) for name, tensor in load_file(file).items()}
+    packed = {name: tensor for file in weight_files(model) for name, tensor in load_file(file, device).items()}
     dense = {}
     for name, tensor in packed.items():
         stem, _, kind = name.rpartition(".")
@@ -137,5 +139,5 @@ def unpack_awq(packed: Any) -> Any:
     """int32 `[rows, N/8]` to the int32 values 0..15 `[rows, N]`, in the order of the outputs."""
     import torch
 
-    shifts = torch.tensor([4 * nibble for nibble in AWQ_NIBBLES], dtype=torch.int32)
+    shifts = torch.tensor([4 * nibble for nibble in AWQ_NIBBLES], dtype=torch.int32, device=packed.device)
     return ((packed[:, :, None] >> shifts) & 15).reshape(packed.shape[0], -1)

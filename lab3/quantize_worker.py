@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lab3 import calibration
+from lab3.awq_cpu import cpu_precision, search_restores_weights
+from lab3.awq_speed import loaded_already, only_what_is_used, packed_at_once, resident, weights_fit
 from lab3.errors import InfraError, Lab3Error
 from lab3.models import read_config
-from lab3.perplexity import load_for_evaluation, measure, perplexity
+from lab3.perplexity import load_for_evaluation, measure
 from lab3.progress import Progress
 
 if TYPE_CHECKING:
@@ -82,31 +84,28 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
             f"it was read {blocks.rounds} times, in another order each time"
         )
 
+    batch = job["batch_size"] or min(samples, _batch_size(model, seqlen, device))
+    stays = device == "cpu" or weights_fit(
+        model,
+        tokens=samples * seqlen,
+        batch_bytes=batch * _sample_bytes(model, seqlen),
+        free_bytes=_free_bytes(device),
+    )
     heldout = calibration.tokenize(calibration.bundled_heldout(), tokenizer) if job["quality"] else []
-    before = perplexity(model, heldout, device=device, progress=_named(progress, "before")) if heldout else None
-    progress("calibrating")
-    with contextlib.ExitStack() as changes:
-        changes.enter_context(calibration.substituted_loader(blocks))
-        changes.enter_context(_stdout_as_progress(progress))
-        changes.enter_context(_cpu_precision(device, job["dtype"]))
-        if job["search_scale"]:
-            changes.enter_context(_search_restores_weights(device))
-        from lmdeploy.lite.apis.auto_awq import auto_awq
-
-        auto_awq(
-            str(model),
-            work_dir=str(out),
-            calib_dataset=calibration.ACCEPTED_DATASET,
-            calib_samples=samples,
-            calib_seqlen=seqlen,
-            batch_size=job["batch_size"] or min(samples, _batch_size(model, seqlen, device)),
-            w_bits=job["bits"],
-            w_group_size=job["group_size"],
-            search_scale=job["search_scale"],
-            device=device,
-            dtype="float16" if job["dtype"] == "auto" else job["dtype"],
-        )
+    if not stays:
+        notices.append("the model does not fit on the GPU: quantized layer by layer, and no perplexity is measured")
+        heldout = []
+    network, before = None, None
+    if stays:
+        progress("loading the model")
+        network = load_for_evaluation(model, device=device)
+        before = measure(network, heldout, progress=_named(progress, "before")) if heldout else None
+        if device != "cpu" and job["dtype"] == "bfloat16":
+            network = type(network).from_pretrained(model, dtype=torch.bfloat16).to(device).eval()
+    with calibration.substituted_loader(blocks):
+        _quantize(job, network, device=device, samples=samples, seqlen=seqlen, batch=batch, progress=progress)
     if device != "cpu":
+        del network
         torch.cuda.empty_cache()
     after, cached = _quality(out, heldout, device, progress) if heldout else (None, None)
     return {
@@ -119,6 +118,38 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "kv_int4_key_errors": cached.key_errors if cached else (),
         "notices": notices,
     }
+
+
+def _quantize(
+    job: dict[str, Any], network: Any, *, device: str, samples: int, seqlen: int, batch: int, progress: Progress
+) -> None:
+    """LMDeploy's AWQ on `network`, which is spoilt; None: on the folder, a layer on the GPU at a time."""
+    progress("calibrating")
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(_stdout_as_progress(progress))
+        changes.enter_context(packed_at_once())
+        if not job["search_scale"]:
+            changes.enter_context(only_what_is_used())
+        elif device == "cpu":
+            changes.enter_context(search_restores_weights())
+        if network is not None:
+            changes.enter_context(loaded_already(network))
+            changes.enter_context(cpu_precision(job["dtype"]) if device == "cpu" else resident())
+        from lmdeploy.lite.apis.auto_awq import auto_awq
+
+        auto_awq(
+            job["model"],
+            work_dir=job["out"],
+            calib_dataset=calibration.ACCEPTED_DATASET,
+            calib_samples=samples,
+            calib_seqlen=seqlen,
+            batch_size=batch,
+            w_bits=job["bits"],
+            w_group_size=job["group_size"],
+            search_scale=job["search_scale"],
+            device=device,
+            dtype="float16" if job["dtype"] == "auto" else job["dtype"],
+        )
 
 
 def _quality(model: Path, heldout: list[list[int]], device: str, progress: Progress) -> tuple[float, KVQuality]:
@@ -144,12 +175,18 @@ def _batch_size(model: Path, seqlen: int, device: str) -> int:
     """Samples at once: as many as pay off and, on a GPU, as fit into a quarter of its free memory."""
     if device == "cpu":
         return _MOST_BATCH
+    return max(1, min(_MOST_BATCH, _free_bytes(device) // 4 // _sample_bytes(model, seqlen)))
+
+
+def _sample_bytes(model: Path, seqlen: int) -> int:
+    """What a decoder layer at work on one sample holds: some six tensors of the size of its widest one, in 16 bits."""
+    return 6 * 2 * seqlen * read_config(model).intermediate_size
+
+
+def _free_bytes(device: str) -> int:
     import torch
 
-    # A decoder layer at work holds some six tensors of the size of its widest one, in 16 bits.
-    sample_bytes = 6 * 2 * seqlen * read_config(model).intermediate_size
-    free_bytes, _ = torch.cuda.mem_get_info(torch.device(device))
-    return max(1, min(_MOST_BATCH, free_bytes // 4 // sample_bytes))
+    return int(torch.cuda.mem_get_info(torch.device(device))[0])
 
 
 def _named(progress: Progress, when: str) -> Progress:
@@ -157,75 +194,6 @@ def _named(progress: Progress, when: str) -> Progress:
         progress(f"{message} {when}", done=done, total=total)
 
     return named
-
-
-@contextlib.contextmanager
-def _cpu_precision(device: str, dtype: str) -> Iterator[None]:
-    """On a CPU, calibrate in fp32 with bf16 products and save in 16 bits: torch's fp16 there is 10x slower than fp32.
-
-    LMDeploy names its loader and its quantizer as globals of two modules; both are put back afterwards.
-    """
-    if device != "cpu":
-        yield
-        return
-    import importlib
-
-    import torch
-
-    calibrate = importlib.import_module("lmdeploy.lite.apis.calibrate")
-    awq = importlib.import_module("lmdeploy.lite.apis.auto_awq")
-    load, quantize = calibrate.load_hf_from_pretrained, awq.quant_weights
-
-    def load_fp32(path: str, **_: Any) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        network.config.use_cache = False
-        return network
-
-    def quantize_and_narrow(network: Any, *args: Any, **options: Any) -> Any:
-        skipped = quantize(network, *args, **options)
-        network.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16)
-        return skipped
-
-    calibrate.load_hf_from_pretrained = load_fp32  # type: ignore[attr-defined]
-    awq.quant_weights = quantize_and_narrow  # type: ignore[attr-defined]
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            yield
-    finally:
-        calibrate.load_hf_from_pretrained = load  # type: ignore[attr-defined]
-        awq.quant_weights = quantize  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _search_restores_weights(device: str) -> Iterator[None]:
-    """On a CPU, give LMDeploy's scale search a real copy of the weights that it tries scales on.
-
-    It keeps `v.cpu()` of each tensor to restore it from (auto_scale_block, 0.18), which on a CPU is the tensor itself:
-    every try would spoil the weights for the next (perplexity 189,020 instead of 11 on the embedded model).
-    """
-    if device != "cpu":
-        yield
-        return
-    import importlib
-    from unittest import mock
-
-    from torch import nn
-
-    search = importlib.import_module("lmdeploy.lite.quantization.calibration")
-    original = nn.Module.state_dict
-
-    def copied(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return {name: tensor.clone() for name, tensor in original(self, *args, **kwargs).items()}
-
-    def auto_scale_block(*args: Any, **kwargs: Any) -> Any:
-        with mock.patch.object(nn.Module, "state_dict", copied):
-            return auto_scale(*args, **kwargs)
-
-    auto_scale = search.auto_scale_block
-    with mock.patch.object(search, "auto_scale_block", auto_scale_block):
-        yield
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ def test_the_scale_search_leaves_the_weights_as_they_were() -> None:
     import torch
     from lmdeploy.lite.quantization import calibration
 
-    from lab3.quantize_worker import _search_restores_weights
+    from lab3.awq_cpu import search_restores_weights
     from tests.cpu.test_layouts import SHAPE, tiny
 
     model = tiny("Llama")
@@ -167,7 +167,7 @@ def test_the_scale_search_leaves_the_weights_as_they_were() -> None:
     }
     position = model.model.rotary_emb(torch.zeros(1, 16, SHAPE["hidden_size"]), torch.arange(16)[None])
     before = {name: weight.clone() for name, weight in layer.state_dict().items()}
-    with torch.no_grad(), _search_restores_weights("cpu"):
+    with torch.no_grad(), search_restores_weights():
         arguments = {"position_embeddings": position, "attention_mask": None}
         calibration.auto_scale_block(layer, arguments, 4, 32, inputs, "layer")
     assert ratios
