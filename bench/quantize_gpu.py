@@ -108,7 +108,7 @@ def same_weights(one: Path, other: Path) -> dict[str, float]:
 
 
 def _random_model(shape: str, work: Path) -> Path:
-    from lab3.internlm2 import loadable
+    from lab3.models import loadable
     from tests.internlm2_folder import sentencepiece_model, texts, write
 
     folder = work / f"internlm2_5-{shape}-random"
@@ -131,7 +131,7 @@ def _lmdeploy(model: Path, out: str, samples: int) -> int:
 
         flags = ["--calib-samples", str(samples), "--calib-seqlen", str(_SEQLEN), "--batch-size", "1"]
         flags += ["--calib-dataset", calibration.ACCEPTED_DATASET, "--w-bits", "4", "--w-group-size", "128"]
-        flags += ["--search-scale", "False", "--dtype", "float16", "--work-dir", out]
+        flags += ["--dtype", "float16", "--work-dir", out]
         sys.argv = ["lmdeploy", "lite", "auto_awq", str(model), *flags]
         run()
     return 0
