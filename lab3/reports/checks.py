@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lab3.reports.facts import ReportFacts
+from lab3.reports.facts_commands import LabCommand
 from lab3.reports.facts_words import failing
 from lab3.reports.model import FailKind, Judged, LogLine, Place, Status
 
@@ -124,6 +125,11 @@ def not_shown(
             [each.place for each in unread],
         )
     return failed("missing", f"{what} is not shown", ())
+
+
+def refusal(command: LabCommand) -> str:
+    """What LMDeploy does not take of a command that is written as text; OCR may have misread one in a picture."""
+    return "" if command.read else command.refused
 
 
 def errors_in(facts: ReportFacts, *, tools: bool) -> tuple[LogLine, ...]:

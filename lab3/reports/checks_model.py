@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lab3.reports.checks import Finding, against, came_up, errors_in, failed, not_shown, passed, unsure
+from lab3.reports.checks import Finding, against, came_up, errors_in, failed, not_shown, passed, refusal, unsure
 from lab3.reports.facts import ReportFacts, SizePair
 from lab3.reports.facts_commands import METHODS, LabCommand
 from lab3.reports.facts_models import ModelName, last_part, same_folder, weight_bytes
@@ -35,6 +35,8 @@ def quantize_command(facts: ReportFacts) -> Finding:
         return failed("not_achieved", "the quantization ended with an error", [best.place, error])
     if best.cut and best.w_bits is None and best.method == "auto_awq" and best.model is None:
         return unsure("the quantization's command is cut off", "its flags are not seen", [best.place])
+    if (refused := refusal(best)) and not _was_made(facts):
+        return unsure("the quantization's command cannot have run as it is written", refused, [best.place])
     return passed(f"`lmdeploy lite {best.method}`, {best.w_bits or 4} bits", [best.place])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
-from lab3.reports.checks import Finding, against, came_up, errors_in, failed, not_shown, passed, unsure
+from lab3.reports.checks import Finding, against, came_up, errors_in, failed, not_shown, passed, refusal, unsure
 from lab3.reports.facts import ReportFacts
 from lab3.reports.facts_commands import DEFAULT_PORT, LabCommand
 from lab3.reports.facts_models import last_part, model_name, same_folder
@@ -40,13 +40,18 @@ def serve_command(facts: ReportFacts) -> Finding:
     actual = f"{server.model.last if server.model else '?'}, --quant-policy {policy}"
     if not lacking and quantized is None:
         return unsure("the model that is served is not known", "its name is not seen", [server.place], actual=actual)
+    if not lacking and (refused := refusal(server)) and not came_up(facts, tools=False):
+        return unsure(actual, refused, [server.place], expected=expected, actual=actual)
     if not lacking:
         return passed(actual, [server.place], expected=expected, actual=actual)
     reason = f"the server's command: {', and '.join(lacking)}"
     if server.cut or server.model is None:
-        return unsure(reason, "the command is cut off", [server.place], expected=expected, actual=actual)
+        why = refusal(server) or "the command is cut off"
+        return unsure(reason, why, [server.place], expected=expected, actual=actual)
     if coded := [each for each in facts.of(CodeSeen) if _CODED_POLICY.search(each.text)]:
         return unsure(reason, "the policy is set in Python", [server.place, coded[0].place])
+    if refused := refusal(server):
+        reason += f" ({refused})"
     others = [each for each in facts.hidden if not each.tools and "serve" in each.topics]
     if others:
         return unsure(

@@ -221,7 +221,7 @@ def tools_model(facts: ReportFacts) -> Finding:
     if not models:
         found = [each.completion.place for each in _calls(facts)]
         if found:
-            return unsure("no completion tells its model", places=found)
+            return _served_for_calls(facts, found)
         hidden = _no_calls(facts)
         return (
             hidden
@@ -268,6 +268,17 @@ def tools_model(facts: ReportFacts) -> Finding:
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _served_for_calls(facts: ReportFacts, calls: Sequence[Place]) -> Finding:
+    """Who made calls that do not tell it: the one model that is served for them, if the text claims no other."""
+    served = [each for each in facts.tool_servers if each.model and not each.cut]
+    names = {each.model.last for each in served if each.model}
+    size = served[-1].model.size if served and served[-1].model else ""
+    others = [place for claimed, place in _claims(facts) if size and size not in claimed]
+    if len(names) == 1 and not others:
+        return passed(f"{names.pop()} is served for the calls", [served[-1].place, calls[0]])
+    return unsure("no completion tells its model", places=[*calls, *others])
 
 
 def _calls(facts: ReportFacts) -> tuple[Call, ...]:

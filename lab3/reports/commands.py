@@ -23,6 +23,7 @@ from lab3.reports.commands_lines import (
     stands_alone,
 )
 from lab3.reports.commands_lmdeploy import ChatCommand, lmdeploy_command
+from lab3.reports.commands_windows import as_on_linux
 from lab3.reports.model import Block, CommandSeen, Place, Report
 from lab3.reports.reading_blocks import is_python
 from lab3.reports.reading_fences import NEITHER_PYTHON_NOR_SHELL, PYTHON
@@ -149,7 +150,8 @@ class _Lines:
         strict: bool = False,
         ran: bool = False,
     ) -> None:
-        self._lines = text.split("\n")[:MOST_LINES]
+        self._written = text.split("\n")[:MOST_LINES]
+        self._lines = as_on_linux(self._written)
         self._number, self._line, self._variables = number, line, variables
         self._strict, self._ran = strict, ran
         self._prompts = [self._prompt(each) for each in self._lines]
@@ -213,7 +215,7 @@ class _Lines:
     def _made(self, text: str, at: int, taken: int) -> _Line | None:
         if len(text) > MOST_CHARACTERS:
             return None
-        return _Line(text=text, written="\n".join(self._lines[at : at + taken]), taken=taken)
+        return _Line(text=text, written="\n".join(self._written[at : at + taken]), taken=taken)
 
     def _begins(self, text: str) -> bool:
         if self._strict:

@@ -23,6 +23,7 @@ _SUBJECTS = {  # words that must follow, where the command's name is a word of p
     "apt-get": "install update upgrade",
     "tmux": "new attach a ls new-session -",
     "uv": "pip venv run sync add",
+    "lab3": "run quantize serve chat funcall web report grade grade-reports vram doctor",
 }
 _SELDOM_PROSE = frozenset(
     [

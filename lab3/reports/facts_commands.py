@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from lab3.grading.commands import QuantizeCommand, ServeCommand
+from lab3.grading.problems import Problem
+from lab3.reports.commands_lmdeploy import lmdeploy_command
+from lab3.reports.facts_lab3 import Lab3Asked, lab3_asked
 from lab3.reports.facts_models import ModelName, model_name
 from lab3.reports.model import CommandSeen, Place
 
@@ -18,6 +22,7 @@ DEFAULT_PORT = 23333
 METHODS = {"auto_awq": "W4A16 by AWQ", "auto_gptq": "W4A16 by GPTQ", "smooth_quant": "W8A8", "kv_qparams": "KV"}
 
 _DASHES = re.compile(r"^(?:[-\u2010-\u2015\u2212]\s?){1,2}(?=[a-z])")
+_TYPESET = re.compile(r"^-?[\u2010-\u2015\u2212]-?(?=[A-Za-z])")
 _CUT = re.compile(r"(?:\\|>|…|\.\.\.)\s*$")
 _PORT = re.compile(r":(\d{2,5})\b")
 
@@ -43,6 +48,7 @@ class LabCommand:
     work_dir: str = ""
     arguments: tuple[str, ...] = ()
     cut: bool = False
+    problems: tuple[Problem, ...] = ()  # what LMDeploy's own parser says of it, as it is written
 
     @property
     def place(self) -> Place:
@@ -53,18 +59,29 @@ class LabCommand:
         """Whether it was read off a picture."""
         return self.seen.place.picture is not None
 
+    @property
+    def refused(self) -> str:
+        """What LMDeploy, of whatever year, does not take of it; empty where it takes all."""
+        return next((str(each) for each in self.problems if each.severity == "broken"), "")
+
 
 def lab_command(seen: CommandSeen, *, order: int) -> LabCommand:
-    """What a command is."""
+    """What a command is, by LMDeploy's own parser where it has one for it; flags of 2024 are right.
+
+    Of what OCR read the words are put right before, and what the parser refuses then may be misread.
+    """
     words = tuple(_word(each) for each in seen.argv)
     at = next((n for n, word in enumerate(words) if _base(word) in ("lmdeploy", "lmdepoly", "1mdeploy")), None)
+    if at is None and (asked := lab3_asked(words)):
+        return _of_lab3(asked, seen, words, order)
     if at is None:
         return LabCommand(kind=_other(words), seen=seen, order=order, arguments=words)
     rest = words[at + 1 :]
     kind, method, skip = _which(rest)
-    flags, plain = _flags(_apart(rest[skip:]), read=seen.place.picture is not None)
+    read = seen.place.picture is not None
+    flags, plain = _flags(_apart(rest[skip:]), read=read)
     where = plain[0] if plain else flags.get("model-path", "")
-    return LabCommand(
+    found = LabCommand(
         kind=kind,
         seen=seen,
         order=order,
@@ -78,10 +95,75 @@ def lab_command(seen: CommandSeen, *, order: int) -> LabCommand:
         group_size=_whole(flags.get("w-group-size")),
         work_dir=flags.get("work-dir", ""),
         arguments=words,
-        cut=bool(_CUT.search(seen.text))
-        or _dangles(rest)
-        or _garbled(flags, plain, read=seen.place.picture is not None),
+        cut=bool(_CUT.search(seen.text)) or _dangles(rest) or (read and _garbled(flags, plain)),
     )
+    if kind not in ("serve", "chat") and method != "auto_awq":
+        return replace(found, cut=found.cut or (read and _strange(flags)))
+    typed = ("lmdeploy", *_NAMES[kind], *_put_right(flags, plain)) if read else words[at:]
+    return _asked(found, replace(seen, argv=typed))
+
+
+def _of_lab3(asked: Lab3Asked, seen: CommandSeen, words: tuple[str, ...], order: int) -> LabCommand:
+    return LabCommand(
+        kind=asked.kind,
+        seen=seen,
+        order=order,
+        method="auto_awq" if asked.kind == "quantize" else "",
+        model=model_name(asked.model) if asked.model else None,
+        kv_policy=asked.kv_policy,
+        ratio=asked.ratio,
+        port=asked.port,
+        w_bits=asked.w_bits,
+        group_size=asked.group_size,
+        work_dir=asked.work_dir,
+        arguments=words,
+        cut=bool(_CUT.search(seen.text)),
+    )
+
+
+_NAMES = {"serve": ("serve", "api_server"), "chat": ("chat",), "quantize": ("lite", "auto_awq")}
+_POLICIES = {16: 0, 8: 8, 4: 4}
+
+
+def _asked(found: LabCommand, seen: CommandSeen) -> LabCommand:
+    """The same with what LMDeploy's parser makes of it."""
+    told = lmdeploy_command(seen)
+    if told is None or (not told.given and not told.model):
+        return found
+    given = frozenset(told.given)
+    read = found.read
+    named = told.model or ("" if any(each.kind == "variable" for each in told.problems) else None)
+    common = replace(
+        found,
+        model=found.model if named is None else model_name(named) if named else None,
+        problems=told.problems,
+        cut=found.cut or any(each.severity == "broken" and (read or each.kind in _UNKNOWN) for each in told.problems),
+    )
+    if isinstance(told, QuantizeCommand):
+        return replace(
+            common,
+            w_bits=told.w_bits if "--w-bits" in given else None,
+            group_size=told.group_size if "--w-group-size" in given else None,
+            work_dir=told.work_dir if "--work-dir" in given else "",
+        )
+    return replace(
+        common,
+        model_format=(told.model_format or "").lower(),
+        kv_policy=_POLICIES.get(told.kv_bits or 0) if "--quant-policy" in given else None,
+        ratio=told.cache_ratio if "--cache-max-entry-count" in given else None,
+        port=told.port if isinstance(told, ServeCommand) and "--server-port" in given else found.port,
+    )
+
+
+_UNKNOWN = ("value", "refused")  # problems after which it is not known what was asked for
+
+
+def _put_right(flags: dict[str, str], plain: Sequence[str]) -> Iterator[str]:
+    """The words of a command as one types them, from what OCR made of it."""
+    yield from plain
+    for flag, value in flags.items():
+        yield f"--{flag}"
+        yield value.replace(",", ".") if flag == "cache-max-entry-count" else value
 
 
 _COMMANDS: dict[tuple[str, str], CommandKind] = {
@@ -116,6 +198,7 @@ _MORE_FLAGS = (
     "log-level", "trust-remote-code", "api-keys", "enable-prefix-caching", "allow-terminate-by-client", "ssl", "share",
     "cache-block-seq-len", "max-prefill-token-num", "revision", "download-dir", "device", "w-sym",
 )  # fmt: skip
+_FORMATS = ("awq", "hf", "gptq", "llama", "fp8", "none")
 _RUN_IN = re.compile(rf"([\w.:/-]+?)-{{0,2}}({'|'.join(_KNOWN)})$", re.A)
 _LETTERS = {name.replace("-", ""): name for name in _KNOWN}
 
@@ -155,11 +238,14 @@ def _dangles(words: Sequence[str]) -> bool:
     return bool(words) and words[-1].startswith("-") and _known(_DASHES.sub("", words[-1]), read=True)[0] in _KNOWN
 
 
-def _garbled(flags: dict[str, str], plain: Sequence[str], *, read: bool) -> bool:
-    """OCR made something of a flag that LMDeploy does not know, or left a word over."""
-    strange = [flag for flag in flags if flag not in _KNOWN and flag not in _MORE_FLAGS]
-    formats = flags.get("model-format", "awq").lower() not in ("awq", "hf", "gptq", "llama", "fp8", "none")
-    return read and (bool(strange) or formats or len(plain) > 1)
+def _garbled(flags: dict[str, str], plain: Sequence[str]) -> bool:
+    """OCR made something of the model's format that there is not, or left a word over."""
+    return flags.get("model-format", "awq").lower() not in _FORMATS or len(plain) > 1
+
+
+def _strange(flags: dict[str, str]) -> bool:
+    """OCR made something of a flag that is not known here."""
+    return any(flag not in _KNOWN and flag not in _MORE_FLAGS for flag in flags)
 
 
 def _known(name: str, *, read: bool) -> tuple[str, str]:
@@ -182,7 +268,10 @@ def _other(words: Sequence[str]) -> CommandKind:
 
 
 def _word(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).strip().strip("'\"“”‘’`")
+    """A word without quotes, with the dashes that a word processor made of a flag's as they are typed."""
+    text = unicodedata.normalize("NFKC", text).strip().strip("'\"“”‘’`")
+    dashes = _TYPESET.match(text)
+    return f"{'-' if len(text) - dashes.end() == 1 else '--'}{text[dashes.end() :]}" if dashes else text
 
 
 def _base(word: str) -> str:

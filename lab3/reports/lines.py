@@ -30,6 +30,7 @@ _SLIPS = (
     (re.compile(r"(?<=\bdu -sh )\s*(?:[\u4e00-\u9fff×xXtk])$"), "*"),
     (re.compile(r"\bM[i1lI][B8]\b"), "MiB"),
     (re.compile(r"(?<=\d)M[i1lI][B8]\b"), "MiB"),
+    (re.compile(r"\bmemory\.(?:tota[i1I|]|tot[ao]l)\b"), "memory.total"),
     (re.compile(r"\bChatcomp[l1I]et[i1]on"), "ChatCompletion"),
 )
 

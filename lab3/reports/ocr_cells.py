@@ -32,6 +32,7 @@ _LEAST_RHYTHM = 0.07  # of the ink's weight at the cells' frequency; thin letter
 _SHARPEST = 2.0  # times as strong as at widths that do not fit
 _OTHER_WIDTHS = (0.79, 0.83, 0.87, 1.13, 1.18, 1.23, 1.28)
 _SPACE_OF_HEIGHT = 0.2  # of a strip's height, which is 1.2 to 1.4 em
+_WIDE_OF_HEIGHT = 0.28
 _LIKE_SHAPES = {"\\": "1lI|/i!tVN", ">": "VvSs7»›》〉)?"}  # what OCR takes them for, where they stand alone
 _QUOTES = ("'", '"')
 _LOW_SIGNS = (".", ",")
@@ -86,14 +87,18 @@ def ink_of(pixels: Pixels, strip: Strip) -> Ink:
     return np.asarray(apart > max(_FAINTEST, _SHARE_OF_STRONGEST * strongest))
 
 
-def gaps_of(pixels: Pixels, strip: Strip, *, least: float = 0.0) -> list[float]:
-    """The middles of the gaps that may be spaces between words: `least` pixels wide, and a part of the height."""
+def gaps_of(pixels: Pixels, strip: Strip, *, least: float = 0.0, wide: bool = False) -> list[float]:
+    """The middles of the gaps that may be spaces between words: `least` pixels wide, and a part of the height.
+
+    `wide`: only those that no two letters of a word have between them, such as `l` and `o`.
+    """
     import numpy as np
 
     places = np.flatnonzero(ink_of(pixels, strip).any(axis=0))
     apart = np.diff(places)
-    wide = np.flatnonzero(apart > max(least, _SPACE_OF_HEIGHT * strip.height))
-    return [strip.left + float(places[each] + places[each + 1]) / 2 + 0.5 for each in wide]
+    share = _WIDE_OF_HEIGHT if wide else _SPACE_OF_HEIGHT
+    found = np.flatnonzero(apart > max(least, share * strip.height))
+    return [strip.left + float(places[each] + places[each + 1]) / 2 + 0.5 for each in found]
 
 
 def find_grid(pixels: Pixels, strips: Sequence[Strip], told: Sequence[Sequence[Letter]]) -> Grid | None:
@@ -126,6 +131,12 @@ def find_grid(pixels: Pixels, strips: Sequence[Strip], told: Sequence[Sequence[L
     together = sum(waves[best])
     shared = abs(together) > 0.85 * strengths[best]
     return Grid(pitch, _phase(together, pitch) if shared else None)
+
+
+def rhythm_of(letters: Sequence[Letter], grid: Grid) -> float:
+    """How well letters keep the cells' distance, from 0 to 1, wherever the first of them stands."""
+    places = [each.x for each in _halves(letters, grid.pitch) if each.text]
+    return abs(sum(cmath.exp(2j * math.pi * x / grid.pitch) for x in places)) / max(1, len(places))
 
 
 def baseline_of(pixels: Pixels, strip: Strip) -> int:

@@ -50,6 +50,11 @@ class Strip:
 
 def find_strips(pixels: Pixels, *, scale: float) -> list[Strip]:
     """Where text stands, looked for at `scale` times the picture's size."""
+    return strips_of(find_quads(pixels, scale=scale), width=pixels.shape[1], height=pixels.shape[0])
+
+
+def find_quads(pixels: Pixels, *, scale: float) -> list[list[tuple[float, float]]]:
+    """The same as quadrilaterals, which may lean: upper left, upper right, lower right, lower left."""
     import cv2
     import numpy as np
 
@@ -63,14 +68,19 @@ def find_strips(pixels: Pixels, *, scale: float) -> list[Strip]:
         found = _models().detector(np.ascontiguousarray(seen[:, :, ::-1]))
     if found.boxes is None:
         return []
+    return [[(float(x), float(y)) for x, y in (corners - _MARGIN) / scale] for corners in found.boxes]
+
+
+def strips_of(quads: Sequence[Sequence[tuple[float, float]]], *, width: int, height: int) -> list[Strip]:
+    """The upright strips that hold them, from the top down."""
     strips = []
-    for corners in found.boxes:
-        (left, top), (right, bottom) = (corners.min(0) - _MARGIN) / scale, (corners.max(0) - _MARGIN) / scale
+    for corners in quads:
+        across, down = [x for x, _ in corners], [y for _, y in corners]
         strip = Strip(
-            max(0, math.floor(left)),
-            max(0, round(float(top))),
-            min(width, math.ceil(right)),
-            min(height, round(float(bottom))),
+            max(0, math.floor(min(across))),
+            max(0, round(min(down))),
+            min(width, math.ceil(max(across))),
+            min(height, round(max(down))),
         )
         if strip.width >= 3 and strip.height >= 4:
             strips.append(strip)

@@ -6,32 +6,24 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab3.reports.model import Box, TextLine
-from lab3.reports.ocr_cells import Cell, Grid, band_of, baseline_of, cells_of, find_grid, gaps_of, ink_of, is_wide
-from lab3.reports.ocr_model import Letter, Strip, find_strips, read_strips
+from lab3.reports.ocr_cells import Cell, Grid, cells_of, find_grid, gaps_of, is_wide, rhythm_of
+from lab3.reports.ocr_finding import find_rows, missed_in
+from lab3.reports.ocr_model import Letter, Strip, read_strips
+from lab3.reports.ocr_skew import Upright
 
 if TYPE_CHECKING:
     from lab3.reports.ocr_picture import Pixels
 
 UNREAD = "\N{REPLACEMENT CHARACTER}"  # stands for a letter whose ink is seen, and which could not be read
-_WANTED_HEIGHT = 30  # pixels of a line of text, for finding it
-_MOST_LOOKED_AT = 5_500_000  # pixels
-_SMALL = 400  # pixels: what is lower is looked at in twice its size at once
 _LEAST_SURE = 0.35  # of a strip's letters on the average
 _STRETCHES = (1.3, 1.6)
 _UNSURE_DIGIT = 0.9
 _DOUBTED = 0.5
-_LONELY = 24  # cells: a single letter so far from all others is an edge of a window
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Strips that stand beside each other, from the left; all have the row's top and bottom."""
-
-    strips: tuple[Strip, ...]
+_LEAST_RHYTHM = 0.42  # letters in cells have 0.5 to 1, others less the more they are: 0.3 for 12, 0.15 for 40
+_TELLING = 7  # letters, from which on it can be told
 
 
 @dataclass(frozen=True)
@@ -46,122 +38,29 @@ class _Word:
 
 
 def read_rows(pixels: Pixels) -> tuple[tuple[TextLine, ...], tuple[TextLine, ...]]:
-    """The rows from the top down, and the words that they are made of."""
-    rows = [_grounded(pixels, row) for row in _rows(_found(pixels))]
+    """The rows from the top down, and the words that they are made of. Boxes are the picture's as it is given."""
+    rows, level = find_rows(pixels)
+    seen = level.pixels if level else pixels
     if not rows:
         return (), ()
     strips = [strip for row in rows for strip in row.strips]
-    told = read_strips(pixels, strips)
-    grid = find_grid(pixels, strips, told)
+    told = read_strips(seen, strips)
+    grid = find_grid(seen, strips, told)
     if grid:
-        missed = [strip for row in rows for strip in _missed(pixels, row, grid)]
+        missed = [strip for row in rows for strip in missed_in(seen, row, grid)]
         strips += missed
-        told += read_strips(pixels, missed)
-    readings = [_reading(pixels, strip, letters, grid) for strip, letters in zip(strips, told, strict=True) if letters]
+        told += read_strips(seen, missed)
+    readings = [_reading(seen, strip, letters, grid) for strip, letters in zip(strips, told, strict=True) if letters]
     readings = [each for each in readings if each.sure >= _LEAST_SURE or any(cell.shape for cell in each.cells)]
-    words = _in_cells(pixels, readings, grid) if grid else [_plain(pixels, each, None) for each in readings]
-    return _joined([word for each in words for word in each])
+    words = _in_cells(seen, readings, grid) if grid else [_plain(seen, each, None) for each in readings]
+    lines, pieces = _joined([word for each in words for word in each])
+    if level is None:
+        return lines, pieces
+    return tuple(_stored(each, level) for each in lines), tuple(_stored(each, level) for each in pieces)
 
 
-# ------------------------------------------------------------------------------------------------------------- finding
-
-
-def _found(pixels: Pixels) -> list[Strip]:
-    """Strips of text, looked for once or twice: small letters are found better in a larger picture."""
-    height, width = pixels.shape[:2]
-    largest = math.sqrt(_MOST_LOOKED_AT / (height * width))
-    scale = min(largest, 2.0 if min(height, width) < _SMALL else 1.0)
-    found = find_strips(pixels, scale=scale)
-    tall = median(strip.height for strip in found) if found else _WANTED_HEIGHT / 2 / scale
-    better = min(largest, 3.0, max(0.5, _WANTED_HEIGHT / tall))
-    if better > 1.25 * scale:
-        return find_strips(pixels, scale=better) or found
-    return found
-
-
-def _rows(strips: Sequence[Strip]) -> list[_Row]:
-    """Strips beside each other. What is much lower than the others, like a lone `*`, joins the row around it."""
-    if not strips:
-        return []
-    usual = median(strip.height for strip in strips)
-    tall = [strip for strip in strips if strip.height >= 0.7 * usual]
-    groups: list[list[Strip]] = []
-    for strip in sorted(tall, key=lambda each: (each.top + each.bottom, each.left)):
-        group = next((each for each in reversed(groups[-3:]) if _beside(strip, each)), None)
-        if group is None:
-            groups.append([strip])
-        else:
-            group.append(strip)
-    rows = [_merged(group) for group in groups]
-    for strip in strips:
-        if strip.height < 0.7 * usual:
-            middle = (strip.top + strip.bottom) / 2
-            around = [row for row in rows if row[0].top <= middle <= row[0].bottom]
-            if around:
-                row = min(around, key=lambda each: abs(each[0].top + each[0].bottom - 2 * middle))
-                row[:] = _merged([*row, replace(strip, top=row[0].top, bottom=row[0].bottom)])
-            else:
-                rows.append([strip])
-    return [_Row(tuple(row)) for row in sorted(rows, key=lambda each: (each[0].top, each[0].left))]
-
-
-def _grounded(pixels: Pixels, row: _Row) -> _Row:
-    """The row with its baseline, which its longest strip tells best."""
-    baseline = baseline_of(pixels, max(row.strips, key=lambda each: each.width))
-    return _Row(tuple(replace(strip, baseline=baseline) for strip in row.strips))
-
-
-def _beside(strip: Strip, group: Sequence[Strip]) -> bool:
-    height = median(each.height for each in group)
-    away = abs((strip.top + strip.bottom) / 2 - median((each.top + each.bottom) / 2 for each in group))
-    low, high = sorted((height, strip.height))
-    return away < 0.4 * low and high < 1.9 * low
-
-
-def _merged(group: Sequence[Strip]) -> list[Strip]:
-    """Strips that touch, or nearly so, are one: a line must not be cut within a word."""
-    weights = sum(each.width for each in group)
-    top = round(sum(each.top * each.width for each in group) / weights)
-    bottom = round(sum(each.bottom * each.width for each in group) / weights)
-    merged: list[Strip] = []
-    for each in sorted(group, key=lambda strip: strip.left):
-        if merged and each.left - merged[-1].right < 0.9 * (bottom - top):
-            last = merged[-1]
-            merged[-1] = replace(last, right=max(last.right, each.right))
-        else:
-            merged.append(Strip(each.left, top, each.right, bottom))
-    return merged
-
-
-def _missed(pixels: Pixels, row: _Row, grid: Grid) -> list[Strip]:
-    """Ink in the row that no strip covers, e.g. a lone `>` or `*` or digit: words of up to forty cells."""
-    import numpy as np
-
-    whole = replace(row.strips[0], left=0, right=pixels.shape[1])
-    band = band_of(whole, grid, pixels.shape[0])
-    ink = ink_of(pixels, band)
-    columns: Any = ink.any(axis=0)
-    for strip in row.strips:
-        columns[max(0, strip.left - 1) : strip.right + 1] = False
-    places = np.flatnonzero(columns)
-    found = []
-    start = 0
-    for number in range(1, len(places) + 1):
-        if number < len(places) and places[number] - places[number - 1] < 1.6 * grid.pitch:
-            continue
-        left, right = int(places[start]), int(places[number - 1]) + 1
-        start = number
-        away = min(max(strip.left - right, left - strip.right) for strip in row.strips)
-        lone = right - left < 2.5 * grid.pitch
-        if (lone and away > _LONELY * grid.pitch) or right - left > 40 * grid.pitch or right - left < 2:
-            continue
-        height = int(np.ptp(np.flatnonzero(ink[:, left:right].any(axis=1)))) + 1
-        if away > 3 * grid.pitch and height < 0.6 * grid.pitch:
-            continue  # a line of a frame, or the edge of a cursor
-        if 2 <= height < band.height and ink[:, left:right].mean() < 0.8:
-            spare = round(0.5 * grid.pitch)
-            found.append(replace(whole, left=max(0, left - spare), right=min(pixels.shape[1], right + spare)))
-    return found
+def _stored(line: TextLine, level: Upright) -> TextLine:
+    return replace(line, box=level.stored(line.box)) if line.box else line
 
 
 # ------------------------------------------------------------------------------------------------------------ in cells
@@ -174,6 +73,7 @@ class _Reading:
     strip: Strip
     letters: list[Letter]
     cells: list[Cell]
+    rhythm: float = 1.0  # of its letters, see ocr_cells.rhythm_of
 
     @property
     def sure(self) -> float:
@@ -189,19 +89,30 @@ class _Reading:
         return sum(not each.text.isspace() for each in self.letters) - placed
 
     @property
+    def proportional(self) -> bool:
+        """Whether its letters are of many widths, though another row of the picture has cells."""
+        return self.rhythm < _LEAST_RHYTHM and len(self.letters) >= _TELLING
+
+    @property
     def fits(self) -> bool:
-        return bool(self.cells) and self.holes + self.lost <= max(2, 0.2 * len(self.letters))
+        return bool(self.cells) and self.holes + self.lost <= max(2, 0.2 * len(self.letters)) and not self.proportional
 
 
 def _reading(pixels: Pixels, strip: Strip, letters: list[Letter], grid: Grid | None) -> _Reading:
-    cells = cells_of(pixels, strip, letters, grid) if grid else []
-    return _Reading(strip, letters, _trimmed(cells))
+    if grid is None:
+        return _Reading(strip, letters, [])
+    return _Reading(strip, letters, _trimmed(cells_of(pixels, strip, letters, grid)), rhythm_of(letters, grid))
 
 
 def _in_cells(pixels: Pixels, readings: Sequence[_Reading], grid: Grid) -> list[list[_Word]]:
     words: list[list[_Word]] = [[] for _ in readings]
     doubtful: list[tuple[int, Strip, list[Cell]]] = []
+    mostly = 2 * sum(len(each.letters) for each in readings if each.proportional)
+    page = mostly > sum(len(each.letters) for each in readings)  # a page with a line of code on it
     for number, reading in enumerate(readings):
+        if reading.proportional or (page and (len(reading.letters) < _TELLING or not reading.fits)):
+            words[number] = _plain(pixels, reading, None)
+            continue
         if not reading.fits:
             words[number] = _plain(pixels, reading, grid)
             continue
@@ -323,7 +234,8 @@ def _surer(cells: Sequence[Cell]) -> float:
 def _plain(pixels: Pixels, reading: _Reading, grid: Grid | None) -> list[_Word]:
     """A strip of letters of many widths: what the model says, with spaces where its ink has gaps."""
     strip, letters = reading.strip, reading.letters
-    gaps = gaps_of(pixels, strip, least=0.95 * grid.pitch if grid else 0.0)
+    spaced = any(each.text.isspace() for each in letters)  # then the model sees its spaces by itself
+    gaps = gaps_of(pixels, strip, least=0.95 * grid.pitch if grid else 0.0, wide=spaced and grid is None)
     text = ""
     for number, letter in enumerate(letters):
         before = letters[number - 1] if number else None

@@ -19,6 +19,7 @@ from lab3.reports.screens_completions import find_completions
 from lab3.reports.screens_logs import find_logs
 from lab3.reports.screens_memory import find_memory
 from lab3.reports.screens_sizes import find_sizes
+from lab3.reports.screens_traces import find_traces
 
 _BARE = re.compile(r"^\s*-?\d{1,12}(?:\.\d+)?\s*$")
 _CURSOR = re.compile(r"\s{2,}[_一□|]$")  # the upper edge of the one in the next row
@@ -59,7 +60,11 @@ def _found(sheet: Sheet) -> Iterator[Numbered]:
     for completion in completions:
         yield completion.first, completion.reading
     took(number for each in completions for number in range(each.first, each.last + 1))
-    code = [] if completions else list(find_code(rest))
+    traces = list(find_traces(rest))
+    for number, call, result in traces:
+        yield from ((number, call), (number, result))
+    took(number for number, _, _ in traces)
+    code = [] if completions or traces else list(find_code(rest))
     for each in code:
         yield each.first, each.reading
     took(number for each in code for number in range(each.first, each.last + 1))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from lab3.reports.commands import commands_of_text
 from lab3.reports.commands_lines import prompt_of, runs
+from lab3.reports.commands_windows import as_on_linux
 from lab3.reports.lines import Sheet
 from lab3.reports.model import CommandSeen
 
@@ -50,6 +51,7 @@ def find_commands(sheet: Sheet) -> Iterator[Found]:
 def _rows(sheet: Sheet) -> list[tuple[str, int, int]]:
     """The lines as a shell's reader wants them, each with the lines of the sheet that it is made of."""
     cleaned = [prompted(line.text) for line in sheet.lines] if sheet.picture else [line.text for line in sheet.lines]
+    cleaned = as_on_linux(cleaned)
     widest = max((len(line.text) for line in sheet.lines), default=0)
     rows: list[tuple[str, int, int]] = []
     number = 0

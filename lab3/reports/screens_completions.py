@@ -31,6 +31,7 @@ _END_OF_CALL = re.compile(r"(?<!\w)type\s*=\s*'function'\W*\)\s*$")
 _FIGURES = re.compile(  # where a figure stands on which a verdict rests
     r"(?:arguments|parameters)['\"]?\s*[=:]\s*['\"]?\{[^{}]{0,400}\}|[a-z]+_tokens['\"]?\s*[=:]\s*\d+"
 )
+_USAGE = re.compile(r"usage(?!\s*['\"]?\s*[=:]\s*(?:None|null))", re.IGNORECASE)
 _MOST_LINES = 200
 _HARD = 0.5
 _SOURCE = re.compile(r"^\s*(?:from|import|def|class|return|print)\b|isinstance|->|^\s*\w+\s*:\s*ChatCompletion\b")
@@ -192,7 +193,7 @@ def _doubt(fields: Fields, whole: str, *, confidence: float, complete: bool) -> 
     if "\ufffd" in "".join(call.arguments + call.name for call in fields.tool_calls):
         return "a letter of a call cannot be read"
     tokens = (fields.prompt_tokens, fields.completion_tokens, fields.total_tokens)
-    if complete and "usage" in whole.lower() and None in tokens:
+    if complete and _USAGE.search(whole) and None in tokens:
         return "a count of tokens cannot be read"
     if None not in tokens and confidence < 0.95 and _one_slip(*(int(each or 0) for each in tokens)):
         return "the counts of tokens do not add up, and one digit may be misread"

@@ -83,7 +83,7 @@ class Lines:
     def _choices(self) -> list[tuple[str, ...]]:
         """For each joint what may stand there."""
         short = _missing(self.lines)
-        found = []
+        found: list[tuple[str, ...]] = []
         for number, line in enumerate(self.lines[:-1]):
             following = self.lines[number + 1].text
             blank = self._blank(following)

@@ -20,6 +20,7 @@ _EVENTS: tuple[tuple[Event, re.Pattern[str]], ...] = (
     ("started", re.compile(r"Application\s*startup\s*comp[l1]ete", re.IGNORECASE)),
     ("started", re.compile(r"Started\s*server\s*process", re.IGNORECASE)),
     ("started", re.compile(rf"server\s*is\s*gonna\s*mount\s*on\s*[:：]?\s*{_PORT}", re.IGNORECASE)),
+    ("started", re.compile(r"^\s*(?:server )?ready\s+after\s+\d+(?:\.\d+)?\s*s\b", re.IGNORECASE)),
     ("loading", re.compile(r"Convert\s*to\s*turbomind\s*format", re.IGNORECASE)),
     ("loading", re.compile(r"gemm_config\.in\s*is\s*not\s*found", re.IGNORECASE)),
     ("quantized", re.compile(r"mode[l1]\.layers\.\d+\.\S+\s*weight\s*packed", re.IGNORECASE)),

@@ -39,7 +39,17 @@ _OUTSIDE = frozenset({"batch", "command", "export", "overrides", "pool", "store"
 _OUTSIDE_TOO = "page"  # the beginning of more such names
 _TUTORIALS = "it stands in the tutorial, figure for figure"
 _BESIDE = ("grading", "vram_predict", "vram_constants", "quantize", "internlm2_tokenizer")
-_LIBRARIES = ("rapidocr", "onnxruntime", "mammoth", "pypdfium2", "beautifulsoup4", "lxml", "markdown-it-py", "pillow")
+_LIBRARIES = (
+    "lmdeploy",
+    "rapidocr",
+    "onnxruntime",
+    "mammoth",
+    "pypdfium2",
+    "beautifulsoup4",
+    "lxml",
+    "markdown-it-py",
+    "pillow",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

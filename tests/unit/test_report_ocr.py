@@ -10,8 +10,10 @@ from lab3.errors import UsageError
 from lab3.reports import ocr
 from lab3.reports.lines import repaired
 from lab3.reports.ocr_picture import load_pixels
+from lab3.reports.ocr_skew import upright
 
 MONO = Path("/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf")
+SANS = MONO.with_name("DejaVuSans.ttf")
 drawn = pytest.mark.skipif(not MONO.exists(), reason="needs the font DejaVu Sans Mono")
 
 
@@ -52,6 +54,33 @@ def test_words_lie_within_their_line(tmp_path):
     (line,) = seen.lines
     assert [word.text for word in seen.pieces] == ["11368", "MiB", "/", "24566", "MiB", "used"]
     assert all(line.box[0] <= word.box[0] and word.box[2] <= line.box[2] for word in seen.pieces)
+
+
+@drawn
+@pytest.mark.parametrize("degrees", [-4, 7])
+def test_a_photograph_that_leans_is_read_as_if_it_were_level(tmp_path, degrees):
+    lines = ["wang@srv-2:~/models$ du -sh *", "1.5G    internlm2_5-1_8b-chat-awq", "3.6G    internlm2_5-1_8b-chat"]
+    lines += ["wang@srv-2:~/models$ ls -lh", "drwxr-xr-x 2 wang wang 4.0K internlm2_5-1_8b-chat-awq"]
+    picture = Image.open(terminal(lines, tmp_path / "a.png", size=16))
+    picture.rotate(degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=(60, 60, 60)).save(tmp_path / "b.jpg")
+    seen = ocr.recognise(tmp_path / "b.jpg", digest="9" * 64)
+    assert [" ".join(repaired(line.text).split()) for line in seen.lines] == [" ".join(line.split()) for line in lines]
+    with Image.open(tmp_path / "b.jpg") as whole:
+        assert all(0 <= line.box[0] < line.box[2] <= whole.width for line in seen.lines)
+        assert all(0 <= line.box[1] < line.box[3] <= whole.height for line in seen.lines)
+
+
+@pytest.mark.skipif(not SANS.exists(), reason="needs the font DejaVu Sans")
+def test_prose_beside_a_line_of_code_keeps_its_spaces(tmp_path):
+    picture = Image.new("RGB", (760, 150), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((20, 14), "/data/models/internlm2_5-1_8b-chat-w4a16", font=ImageFont.truetype(str(MONO), 14), fill="blue")
+    prose = ["Which of the two rivers is the longer one?", "It is the Nile: 6650 km, about 200 more than the other."]
+    for row, line in enumerate(prose):
+        pen.text((20, 56 + 40 * row), line, font=ImageFont.truetype(str(SANS), 16), fill="black")
+    picture.save(tmp_path / "a.png")
+    seen = ocr.recognise(tmp_path / "a.png", digest="8" * 64)
+    assert [line.text.strip() for line in seen.lines][1:] == prose
 
 
 @drawn
@@ -124,3 +153,51 @@ def test_what_is_no_picture_is_said_to_be_none(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UsageError):
         load_pixels(tmp_path / "a.png")
+
+
+# --- rows that lean ---------------------------------------------------------------------------------------------------
+
+FLAT = np.full((400, 600, 3), 30, np.uint8)
+
+
+def leaning(slopes):
+    """Pieces of text of 300 × 20 pixels, one below the other, that rise by so many pixels to the right."""
+    return [
+        [(100, 40 + 40 * row), (400, 40 + 40 * row + rise), (400, 60 + 40 * row + rise), (100, 60 + 40 * row)]
+        for row, rise in enumerate(slopes)
+    ]
+
+
+def test_rows_that_lean_are_made_level_and_their_boxes_found_again():
+    quads = leaning([20] * 8)
+    level = upright(FLAT, quads)
+    back = [level.stored(box) for box in turned(level, quads)]
+    for box, quad in zip(back, quads, strict=True):
+        across, down = [x for x, _ in quad], [y for _, y in quad]
+        assert np.allclose(box, (min(across), min(down), max(across), max(down)), atol=3)
+
+
+@pytest.mark.parametrize("slopes", [[20] * 8, [4, 6, 8, 10, 12, 14, 16, 18], [-14, -10, -6, -2, 2, 6, 10, 14]])
+def test_what_leaned_is_level(slopes):
+    level = upright(FLAT, quads := leaning(slopes))
+    for corners in corners_in(level, quads):
+        assert abs(corners[1][1] - corners[0][1]) < 3
+
+
+@pytest.mark.parametrize("slopes", [[0] * 8, [1, -1, 0, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 6, 7], [20, 20]])
+def test_a_screenshot_is_left_as_it_is(slopes):
+    assert upright(FLAT, leaning(slopes)) is None
+
+
+def corners_in(level, quads):
+    """The corners of the pieces, as they stand in the level picture."""
+    there = np.linalg.inv(level.back)
+    for quad in quads:
+        told = [there @ np.array([x, y, 1]) for x, y in quad]
+        yield [(x / w, y / w) for x, y, w in told]
+
+
+def turned(level, quads):
+    for corners in corners_in(level, quads):
+        across, down = [x for x, _ in corners], [y for _, y in corners]
+        yield tuple(round(each) for each in (min(across), min(down), max(across), max(down)))

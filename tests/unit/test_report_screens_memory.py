@@ -156,3 +156,54 @@ def test_files_of_ls_are_sizes_and_its_folders_are_not():
 def test_a_window_of_properties_tells_bytes():
     (row,) = sizes("internlm2_5-1_8b-chat 属性\n大小: 3.52 GB (3,781,770,388 字节)")
     assert (row.name, row.low, row.high) == ("internlm2_5-1_8b-chat", 3781770388, 3781770388)
+
+
+def test_a_line_of_the_table_that_touches_a_figure_is_no_letter_of_it():
+    (found,) = memory(
+        "|   0  NVIDIA L40S    Off | 00000000:01:00.0 Off |", "| 31%  40C  P0  80W / 350W | 12007MiB / 46068MiBi   0% |"
+    )
+    assert (found.used_mib, found.total_mib) == (12007, 46068)
+
+
+def test_a_unit_that_goes_on_is_another_word():
+    assert memory("12007MiB / 46068MiBs") == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "used", "total"),
+    [("18.75GiB / 24.00GiB", 19200, 24576), ("9870MiB / 79.15GiB", 9870, 81050), ("512MiB / 8188MiB", 512, 8188)],
+)
+def test_nvitop_tells_large_figures_in_gib(shown, used, total):
+    (found,) = memory(
+        "│   2  GeForce RTX 4090   Off │ 00000000:41:00.0 Off │   N/A │",
+        f"│ 33%  51C  P2  210W / 450W │ {shown} │   0%   Default │",
+    )
+    assert (found.used_mib, found.total_mib, found.gpu) == (used, total, 2)
+
+
+def test_files_in_gib_are_no_memory_of_a_card():
+    assert memory("Downloading model.safetensors: 1.42GiB / 3.52GiB [00:31]") == []
+
+
+def test_a_query_goes_by_its_own_heading_though_a_letter_is_misread():
+    (found,) = memory(
+        "PS C:\\lab> nvidia-smi --query-gpu=name,memory.used,memory.total --format=csv",
+        "name, memory.used [MiB], memory.totai [MiB]",
+        "NVIDIA GeForce RTX 4080, 9034 MiB, 16376 MiB",
+    )
+    assert (found.used_mib, found.total_mib, found.doubt) == (9034, 16376, "")
+
+
+def test_a_query_that_asks_for_the_total_first_is_read_so():
+    (found,) = memory("memory.total [MiB], memory.used [MiB]", "16376 MiB, 9034 MiB")
+    assert (found.used_mib, found.total_mib) == (9034, 16376)
+
+
+def test_a_slice_is_known_though_marks_stand_before_the_rows():
+    (slice_,) = memory(
+        "●  | MIG devices:",
+        "●  | GPU  GI  CI  MIG |   Memory-Usage |",
+        "●  |  1    5   0   2  |   7431MiB / 9856MiB  | 14   0 |",
+        "●  |                  |      2MiB / 16383MiB |        |",
+    )
+    assert (slice_.used_mib, slice_.total_mib, slice_.gpu, slice_.card) == (7431, 9856, 1, "MIG")
