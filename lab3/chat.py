@@ -26,6 +26,7 @@ from lab3.openai_client import (
 if TYPE_CHECKING:
     from openai import OpenAI
 
+STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}  # part of a request
 Message = Mapping[str, Any]
 Clock = Callable[[], float]
 
@@ -153,26 +154,34 @@ def ask(
     create: Any = client.chat.completions.create
     start = clock()
     if stream:
-        chunks = _open(create, client, timeout_s, body | {"stream": True, "stream_options": {"include_usage": True}})
+        chunks = _open(create, client, timeout_s, body | STREAMED)
         gathered = _gather(chunks, client, timeout_s=timeout_s, elapsed=lambda: clock() - start)
-        answer, message, finish_reason = gathered.rest, gathered.message(), gathered.finish_reason
-        first_s, last_s = gathered.first_s, gathered.last_s
-    else:
-        answer = as_dict(_open(create, client, timeout_s, body))
-        message, finish_reason = _message_of(answer)
-        first_s = last_s = None
+        return gathered.reply(asked=body["model"], seconds=clock() - start)
+    answer = as_dict(_open(create, client, timeout_s, body))
+    message, finish_reason = _message_of(answer)
     seconds = clock() - start
     usage = _usage(answer.get("usage"))
+    speed = None if usage is None or seconds <= 0 else usage.completion_tokens / seconds
+    return _reply(
+        answer,
+        message,
+        finish_reason,
+        asked=body["model"],
+        usage=usage,
+        ttft_s=None,
+        seconds=seconds,
+        tokens_per_second=speed,
+    )
+
+
+def _reply(answer: dict[str, Any], message: dict[str, Any], finish_reason: Any, *, asked: str, **figures: Any) -> Reply:
     served = answer.get("model")
     return Reply(
         text=clean(message.get("content")),
         tool_calls=_raw_calls(message.get("tool_calls")),
-        model=clean(served) if isinstance(served, str) else body["model"],
-        usage=usage,
+        model=clean(served) if isinstance(served, str) else asked,
         finish_reason=clean(finish_reason) or None,
-        ttft_s=first_s,
-        seconds=seconds,
-        tokens_per_second=_speed(usage, stream=stream, seconds=seconds, first_s=first_s, last_s=last_s),
+        **figures,
     )
 
 
@@ -183,20 +192,15 @@ def _open(create: Callable[..., Any], client: OpenAI, timeout_s: float, body: di
         raise explain(error, client, timeout_s=timeout_s) from error
 
 
-def _gather(chunks: Any, client: OpenAI, *, timeout_s: float, elapsed: Clock) -> _Gathered:
+def _gather(chunks: Any, client: OpenAI, *, timeout_s: float, elapsed: Clock) -> Gathered:
     """Read a stream to its end; however it breaks, the error carries the text that had come."""
-    gathered = _Gathered()
+    gathered = Gathered()
     try:
         for chunk in chunks:
             gathered.add(as_dict(chunk), at_s=elapsed())
             if elapsed() > timeout_s:
                 raise InfraError(f"The answer was still coming after {timeout_s:g} s.", todo=SLOW_TODO)
-        if gathered.finish_reason is None:
-            raise InfraError(
-                "The streamed answer ended without saying why (no finish_reason).",
-                why="the server was stopped or lost its engine in the middle of the answer",
-                todo="look at the end of the server's log",
-            )
+        gathered.check_ended()
     except Exception as error:
         known = explain(error, client, timeout_s=timeout_s)
         kind = MalformedAnswer if isinstance(known, MalformedAnswer) else BrokenAnswer
@@ -206,23 +210,15 @@ def _gather(chunks: Any, client: OpenAI, *, timeout_s: float, elapsed: Clock) ->
     return gathered
 
 
-def _speed(
-    usage: Usage | None, *, stream: bool, seconds: float, first_s: float | None, last_s: float | None
-) -> float | None:
-    """Tokens per second, by the definition that `ChatResult` gives."""
-    if usage is None:
-        return None
-    if not stream:
-        return usage.completion_tokens / seconds if seconds > 0 else None
-    if first_s is None or last_s is None or last_s <= first_s:
-        return None
-    return (usage.completion_tokens - 1) / (last_s - first_s)
+class Gathered:
+    """A streamed answer while it comes: text joined, tool-call deltas put together by their index.
 
-
-class _Gathered:
-    """A streamed answer while it comes: text joined, tool-call deltas put together by their index."""
+    `add` takes the stream's chunks, `first_s` and `last_s` are when the first and the last token came, and `pieces`
+    counts those that brought any. At the end `check_ended` and `reply` make of it what `ask` returns.
+    """
 
     def __init__(self) -> None:
+        self.pieces = 0
         self.text = ""
         self.finish_reason: str | None = None
         self.first_s: float | None = None
@@ -240,6 +236,7 @@ class _Gathered:
         if any(delta.get(part) for part in ("content", "reasoning_content", "tool_calls")):
             self.first_s = at_s if self.first_s is None else self.first_s
             self.last_s = at_s
+            self.pieces += 1
         self.text += clean(delta.get("content"))
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else []:
@@ -262,8 +259,34 @@ class _Gathered:
         elif arguments is not None:
             call["function"]["arguments"] = arguments
 
-    def message(self) -> dict[str, Any]:
-        return {"content": self.text, "tool_calls": list(self._calls.values())}
+    def check_ended(self) -> None:
+        """Raise InfraError if the stream ended without saying that the answer did."""
+        if self.finish_reason is None:
+            raise InfraError(
+                "The streamed answer ended without saying why (no finish_reason).",
+                why="the server was stopped or lost its engine in the middle of the answer",
+                todo="look at the end of the server's log",
+            )
+
+    def reply(self, *, asked: str, seconds: float) -> Reply:
+        """The whole answer; `asked` is the model that was asked for. Raises MalformedAnswer for calls that are none."""
+        usage = _usage(self.rest.get("usage"))
+        return _reply(
+            self.rest,
+            {"content": self.text, "tool_calls": list(self._calls.values())},
+            self.finish_reason,
+            asked=asked,
+            usage=usage,
+            ttft_s=self.first_s,
+            seconds=seconds,
+            tokens_per_second=None if usage is None else self.speed(usage.completion_tokens),
+        )
+
+    def speed(self, tokens: int) -> float | None:
+        """Tokens per second, by the definition that `ChatResult` gives; None before there is a second token."""
+        if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
+            return None
+        return (tokens - 1) / (self.last_s - self.first_s)
 
 
 def _message_of(answer: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

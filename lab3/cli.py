@@ -16,6 +16,7 @@ from lab3.progress import Progress
 from lab3.report.command import add_arguments as add_page_arguments
 from lab3.reports.command import add_arguments as add_report_arguments
 from lab3.threads import wait_patiently
+from lab3.web.command import add_arguments as add_web_arguments
 
 MODEL_HELP = (
     "`embedded` (SmolLM2-135M-Instruct, no hub needed), a folder, or a hub id such as internlm/internlm2_5-1_8b-chat"
@@ -217,6 +218,13 @@ def _grade_reports(arguments: argparse.Namespace) -> int:
         return run(arguments, _progress(arguments), say=lambda text: print(text, flush=True), tell=_print_json)
 
 
+def _web(arguments: argparse.Namespace) -> int:
+    from lab3.web.command import run
+
+    with _terminated_as_interrupted():
+        return run(arguments, _progress(arguments), say=lambda text: print(text, flush=True), tell=_print_json)
+
+
 def _vram_measure(arguments: argparse.Namespace) -> int:
     from lab3 import vram
 
@@ -304,6 +312,10 @@ def _parser() -> argparse.ArgumentParser:
     parser_help = "LMDeploy's parser of tool calls, or none (%(default)s)"
     serve.add_argument("--tool-call-parser", default="internlm", help=parser_help)
     _engine_argument(serve)
+
+    web = _command(commands, "web", _web, "talk to a model in the browser: chat, tools, before and after, memory")
+    add_web_arguments(web, model_help=MODEL_HELP)
+    _engine_argument(web)
 
     for name, function, text in (
         ("chat", _chat, "say something to a model"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ Style = Literal["tool", "environment"]
 CallOutcome = Literal["ok", "not_json", "not_an_object", "unknown_function", "invalid_arguments", "raised"]
 RunOutcome = Literal["answered", "no_call", "no_valid_call", "empty_answer", "max_rounds", "malformed"]
 
-__all__ = ["Call", "Round", "ToolRun", "add", "mul", "run_call", "run_tools", "tool_schema"]
+__all__ = ["Call", "Round", "ToolRun", "add", "echo", "fresh_id", "mul", "run_call", "run_tools", "tool_schema"]
 
 
 def add(a: int | float, b: int | float) -> int | float:
@@ -157,7 +157,7 @@ def run_tools(
                 return ToolRun("malformed", "", tuple(rounds), tuple(messages), model, error.what)
             calls = _run_calls(reply.tool_calls, functions, taken={call.id for each in rounds for call in each.calls})
             rounds.append(_round(reply, calls, sent_messages=len(messages), tool_choice=choice))
-            messages += _echo(reply.text, calls, style=style)
+            messages += echo(reply.text, calls, style=style)
             if not calls:
                 break
     outcome = _outcome(rounds)
@@ -276,13 +276,16 @@ def _run_calls(raw_calls: Sequence[RawCall], tools: Mapping[str, Tool], *, taken
     """Run a round's calls in order. Ids that are missing or used already are replaced, so that each answer fits one."""
     calls: list[Call] = []
     for raw in raw_calls:
-        made_up = (f"lab3_call_{number}" for number in itertools.count(1))
-        call_id = next(
-            each for each in (raw.id, *itertools.islice(made_up, len(taken) + 1)) if each and each not in taken
-        )
+        call_id = fresh_id(raw, taken)
         taken = taken | {call_id}
         calls.append(run_call(raw, tools, call_id=call_id))
     return tuple(calls)
+
+
+def fresh_id(raw: RawCall, taken: Collection[str]) -> str:
+    """The call's own id, or one made up where it has none or one that another call of the exchange has."""
+    made_up = (f"lab3_call_{number}" for number in itertools.count(1))
+    return next(each for each in (raw.id, *itertools.islice(made_up, len(taken) + 1)) if each and each not in taken)
 
 
 def _round(reply: Reply, calls: tuple[Call, ...], *, sent_messages: int, tool_choice: Any) -> Round:
@@ -317,7 +320,7 @@ def _choices(tool_choice: str | Sequence[str], names: tuple[str, ...]) -> list[A
     ]
 
 
-def _echo(text: str, calls: Sequence[Call], *, style: Style) -> list[Message]:
+def echo(text: str, calls: Sequence[Call], *, style: Style = "tool") -> list[Message]:
     """The assistant's turn and the results of its calls, as the next request carries them."""
     if not calls:
         return [{"role": "assistant", "content": text}]

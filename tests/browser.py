@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -11,17 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_KEYS = {"ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "Enter": 13, "Escape": 27}
+_KEYS = {"ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Tab": 9}
 
 
 class Browser:
     """One tab."""
 
-    def __init__(self, socket: Any) -> None:
-        self._socket, self._number = socket, 0
+    def __init__(self, socket: Any, port: str = "") -> None:
+        self._socket, self._port, self._number = socket, port, 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
@@ -56,12 +57,51 @@ class Browser:
             time.sleep(0.05)
         raise TimeoutError(f"never came true: {expression}")
 
-    def press(self, *keys: str) -> None:
+    def press(self, *keys: str, shift: bool = False) -> None:
+        held = {"modifiers": 8} if shift else {}
         for key in keys:
             code = _KEYS.get(key, ord(key.upper()[0]))
             text = {} if key in _KEYS and key != "Enter" else {"text": "\r" if key == "Enter" else key}
-            self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
-            self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+            self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text, **held)
+            self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code, **held)
+
+    def write(self, text: str) -> None:
+        """Into whatever has the focus, all at once, in any script."""
+        self.ask("Input.insertText", text=text)
+
+    def click(self, selector: str) -> None:
+        """With the mouse, in the middle of the first such element that is shown: what covers it gets the click."""
+        found = f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.offsetParent)"
+        self.wait(f"!!{found}")
+        self.value(f"{found}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        at = self.value(
+            f"(() => {{const r = {found}.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]}})()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
+
+    def viewport(self, width: int, height: int, *, phone: bool = False) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+
+    def prefers_dark(self, dark: bool) -> None:
+        wish = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[wish])
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """What is seen; with `whole` all of the page."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(told["data"]))
+
+    @contextmanager
+    def another(self) -> Iterator[Browser]:
+        """Another tab of the same browser, closed with the context."""
+        with urlopen(Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")) as answer:
+            page = json.load(answer)
+        with _tab(page, self._port) as tab:
+            yield tab
+            tab.ask("Page.close")
 
     def text(self, selector: str) -> str:
         return self.value(f"document.querySelector({json.dumps(selector)}).textContent")
@@ -83,8 +123,6 @@ class Browser:
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser of its own, ended with the context."""
-    from websocket import create_connection
-
     command = [CHROMIUM or "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     command += ["--disable-dev-shm-usage", "--window-size=1400,900", "--remote-debugging-port=0"]
     command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
@@ -97,11 +135,8 @@ def browser(profile: Path) -> Iterator[Browser]:
         port = _port(profile / "DevToolsActivePort", process)
         with urlopen(f"http://127.0.0.1:{port}/json") as answer:
             page = next(each for each in json.load(answer) if each["type"] == "page")
-        socket = create_connection(page["webSocketDebuggerUrl"], suppress_origin=True, timeout=30)
-        try:
-            yield Browser(socket)
-        finally:
-            socket.close()
+        with _tab(page, port) as tab:
+            yield tab
     finally:
         process.terminate()
         try:
@@ -109,6 +144,17 @@ def browser(profile: Path) -> Iterator[Browser]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _tab(page: dict[str, Any], port: str) -> Iterator[Browser]:
+    from websocket import create_connection
+
+    socket = create_connection(page["webSocketDebuggerUrl"], suppress_origin=True, timeout=30)
+    try:
+        yield Browser(socket, port)
+    finally:
+        socket.close()
 
 
 def _port(file: Path, process: subprocess.Popen[bytes], timeout_s: float = 30) -> str:

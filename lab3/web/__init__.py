@@ -1,0 +1,1 @@
+"""The page that `lmdeploy serve gradio` no longer gives: chat, tools, before and after, memory, in a browser."""
