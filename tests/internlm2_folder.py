@@ -130,7 +130,7 @@ def write(folder: Path, tokenizer: bytes, *, shards: int = 1, device: str = "cpu
     )
     made = weights(device=device, shunned=senseless(tokenizer), **changes)
     names = list(made)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
         part = names[number::shards]
