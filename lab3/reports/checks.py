@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lab3.reports.facts import ReportFacts
 from lab3.reports.facts_commands import LabCommand
-from lab3.reports.facts_words import failing
+from lab3.reports.facts_words import failing, speaks_of_tools
 from lab3.reports.model import FailKind, Judged, LogLine, Place, Status
 
 LEGIBLE = 0.6  # confidence of OCR below which a person looks again
@@ -167,12 +167,13 @@ def _of_web(facts: ReportFacts, line: LogLine) -> bool:
 
 def _told_failure(facts: ReportFacts, wanted: frozenset[str], tools: bool | None) -> Place | None:
     for number, text in facts.prose():
-        if tools is not None and (number in facts.tools_blocks) != tools:
-            continue
         sentence = failing(text)
         if not sentence:
             continue
-        if wanted & facts.around(number).topics or (tools and number in facts.tools_blocks):
+        of_tools = number in facts.tools_blocks or speaks_of_tools(sentence)
+        if tools is not None and of_tools != tools:
+            continue
+        if wanted & facts.around(number).topics or (tools and of_tools):
             return facts.place(number, sentence)
     return None
 

@@ -96,7 +96,11 @@ def in_total(facts: ReportFacts) -> tuple[MemoryAt, ...]:
 def _step(facts: ReportFacts, step: str, what: str, *, quantized: bool, program: str) -> Finding:
     found = [each for each in facts.memory if each.step == step]
     clear = [each for each in found if not each.doubt]
-    best = next((each for each in clear if each.told), clear[0] if clear else None)
+    shown = [each for each in clear if facts.report.blocks[each.place.block].kind != "table"]
+    best = next((each for each in shown if each.told), shown[0] if shown else None)
+    if clear and best is None:
+        why = "the figure is typed into a table, and nothing else shows it"
+        return unsure(f"{what}: {clear[0].reading.used_mib} MiB, told in a table", why, [clear[0].place])
     if best is not None and (same := _same_picture(facts, best)) is not None:
         why = f"{what}: the picture is also that of the memory before quantization"
         return unsure(why, "one picture is given for two steps", [best.place, same.place])

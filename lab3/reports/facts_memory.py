@@ -8,7 +8,7 @@ from typing import Literal
 
 from lab3.reports.facts_commands import LabCommand
 from lab3.reports.facts_models import same_folder
-from lab3.reports.facts_words import around
+from lab3.reports.facts_words import around_cell
 from lab3.reports.model import MemoryReading, Place, Reading, Report
 
 MemoryStep = Literal["baseline", "w4a16_chat", "server", "tools", "other", ""]
@@ -113,7 +113,7 @@ def _placed(
     *,
     tools: bool,
 ) -> MemoryAt:
-    words = around(report, reading.place.block)
+    words = around_cell(report, reading.place)
     starts = [each for each in commands if each.kind in ("chat", "serve")]
     last = next((each for each in reversed(starts) if each.order < order), None)
     quantized, program = words.quantized, words.program

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from lab3.reports.model import Report
+from lab3.reports.model import Block, Place, Report
 
 _BEFORE = re.compile(
     r"量化(?:之|以)?前(?!后)|未(?:经)?(?:进行)?量化|没有?(?:经过|进行)?量化|不量化|非量化|无量化|原始|原模型"
@@ -139,6 +139,31 @@ def around(report: Report, number: int) -> Around:
         [*before, *own] if any(before) or any(each for each in own if len(each) > 3) else _texts_after(report, number)
     )
     return Around(near=tuple(reversed(near)), far=tuple(reversed(block.section)))
+
+
+def around_cell(report: Report, place: Place) -> Around:
+    """The words around something that stands in a table: the heads of its row and column, then those of the table."""
+    block = report.blocks[place.block]
+    whole = around(report, place.block)
+    found = _cell_of(block, place)
+    if found is None:
+        return whole
+    row, column = found
+    heads = [block.rows[row][0], block.rows[0][column] if row and column < len(block.rows[0]) else ""]
+    near = " ".join(each for each in dict.fromkeys(heads) if each and place.quote not in each)
+    return Around(near=(near, *(text for text in whole.near if text != block.text)), far=whole.far)
+
+
+def _cell_of(block: Block, place: Place) -> tuple[int, int] | None:
+    """Row and column of what is quoted, of several like cells the one in its line; None where it stands in none."""
+    cells = [
+        (number, column)
+        for number, row in enumerate(block.rows)
+        for column, cell in enumerate(row)
+        if place.quote.strip() and place.quote.strip() in cell
+    ]
+    at = place.line - block.line if place.line is not None and block.line is not None else None
+    return next((each for each in cells if each[0] == at), cells[0] if cells else None)
 
 
 def failing(text: str) -> str:

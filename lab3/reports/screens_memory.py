@@ -12,11 +12,17 @@ from lab3.reports.model import GpuProcess, MemoryReading
 
 _NUMBER = r"(?<![\d.\ufffd])(\d[\dOolI|]{0,6})"
 _MIB = r"(?:MiB|MIB|Mib|MB|M)"
-_PAIR = re.compile(rf"{_NUMBER}\s*{_MIB}?\s*[/／]\s*{_NUMBER}\s*{_MIB}(?![\w\ufffd])")
+# A line of the table that touches the unit is taken for a thin letter: `24576MiBi`.
+_PAIR = re.compile(rf"{_NUMBER}\s*{_MIB}?\s*[/／]\s*{_NUMBER}\s*{_MIB}(?=[il1I]?(?:[^\w\ufffd]|$))")
 _GIB_PAIR = re.compile(
     r"(?<![\d.\ufffd])(\d{1,3}\.\d+)\s*(?:GiB|GB|G)?\s*[/／]\s*(\d{1,3}(?:\.\d+)?)\s*(?:GiB|GB|G)(?![\w\ufffd])"
 )
+_TWO_UNITS = re.compile(  # nvitop tells what is large in GiB
+    r"(?<![\d.\ufffd])(\d{1,6}(?:\.\d+)?)\s*([MG]iB)\s*[/／]\s*(\d{1,6}(?:\.\d+)?)\s*([MG]iB)(?![\w\ufffd])"
+)
 _QUERY = re.compile(rf"^\s*(?:\w[\w .\-]*,\s*)?{_NUMBER}\s*MiB,\s*{_NUMBER}\s*MiB\s*(?:,|$)")
+_POWER = re.compile(r"\d\s*W\s*/\s*\d|Default|E\.\s*Process|N/A")
+_UNITS = {"MiB": 1, "GiB": 1024}
 _PERCENT = re.compile(r"^\s*\|?\s*(?<![\d.\ufffd])(\d{1,3}(?:\.\d+)?)\s*%")
 _ANY_PERCENT = re.compile(r"(?<![\d.\ufffd])(\d{1,3}(?:\.\d+)?)\s*%")
 _BAR_CARD = re.compile(
@@ -31,7 +37,7 @@ _CARD = re.compile(
 _CARD_END = re.compile(
     r"\s{2,}|\s+(?:On|Off|0n|0ff|OFF|ON|N/A|WDDM|TCC|\.\.\.)(?:\s|$)|\.\.\.|\s[|│]|\s[0-9A-Fa-f]{8}:"
 )
-_MIG_ROW = re.compile(r"^[\s|│1lI]{0,4}(\d{1,2})\s+(\d{1,2})\s+(\d{1,2})\s+(\d{1,2})\b")
+_MIG_ROW = re.compile(r"^[\s|│1lI●•]{0,8}(\d{1,2})\s+(\d{1,2})\s+(\d{1,2})\s+(\d{1,2})\b")
 _SHARE = re.compile(r"(\d{1,3})\s*%\s*/\s*(\d{1,3})\s*%")
 _PROCESS = re.compile(
     r"^[\s|│1lI!]{0,6}(\d{1,2})\s+(?:(?:N/A|\d{1,2})\s+(?:N/A|\d{1,2})\s+)?"
@@ -96,6 +102,8 @@ def _of_line(sheet: Sheet, number: int) -> Iterator[Found]:
             for pair in _GIB_PAIR.finditer(line.text):
                 if not _is_main_memory(line.text[: pair.start()]):
                     yield Found(number, number, _in_gib(sheet, number, pair))
+        elif _POWER.search(line.text) and (two := _TWO_UNITS.search(line.text)):
+            yield Found(number, number, _in_two_units(sheet, number, two))
 
 
 def _reading(sheet: Sheet, number: int, pair: re.Match[str]) -> MemoryReading:
@@ -143,11 +151,18 @@ def _reading(sheet: Sheet, number: int, pair: re.Match[str]) -> MemoryReading:
 def _from_query(sheet: Sheet, number: int, query: re.Match[str]) -> MemoryReading:
     """`memory.used [MiB], memory.total [MiB]`, or the other way about, as the heading says."""
     first, second = (int(each.translate(_DIGITS)) for each in query.groups())
-    heading = _text_before(sheet.lines, number, 4)
+    heading = next((each.text for each in reversed(sheet.lines[:number]) if "memory.used" in each.text), "")
     at_total, at_used = heading.rfind("memory.total"), heading.rfind("memory.used")
     used, total = (second, first) if 0 <= at_total < at_used else (first, second)
     place = sheet.place(number, quote=query[0].strip())
     return _checked(MemoryReading(used_mib=used, total_mib=total, place=place, kind="nvidia-smi"))
+
+
+def _in_two_units(sheet: Sheet, number: int, pair: re.Match[str]) -> MemoryReading:
+    used, total = (round(float(figure) * _UNITS[unit]) for figure, unit in (pair.group(1, 2), pair.group(3, 4)))
+    gpu, card = _card_of(sheet.lines, number)
+    place = sheet.place(number, quote=pair[0])
+    return _checked(MemoryReading(used_mib=used, total_mib=total, place=place, gpu=gpu, card=card, kind="nvidia-smi"))
 
 
 def _in_gib(sheet: Sheet, number: int, pair: re.Match[str]) -> MemoryReading:

@@ -286,3 +286,32 @@ def test_a_chat_is_understood(text: str, model: str | None, kv_bits: int, ratio:
 @pytest.mark.parametrize("text", ["nvidia-smi", "lmdeploy serve gradio http://localhost:23333", "lmdeploy chat -h"])
 def test_what_neither_serves_nor_quantizes_nor_chats_is_none(text: str):
     assert asked(text) is None
+
+
+# --- shells of Windows ------------------------------------------------------------------------------------------------
+
+ON_WINDOWS = ("lmdeploy", "serve", "api_server", "D:/llm/chat-awq", "--quant-policy", "8", "--server-port", "9100")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PS D:\\llm> lmdeploy serve api_server D:\\llm\\chat-awq `\n>>   --quant-policy 8 `\n>>   --server-port 9100",
+        "D:\\llm>lmdeploy serve api_server D:\\llm\\chat-awq ^\nMore? --quant-policy 8 ^\nMore? --server-port 9100",
+        "lmdeploy serve api_server D:\\llm\\chat-awq --quant-policy 8 --server-port 9100",
+        "lmdeploy serve api_server D:\\llm\\chat-awq ^\n   --quant-policy 8 ^\n   --server-port 9100",
+        "(base) PS C:\\> lmdeploy serve api_server D:\\llm\\chat-awq --quant-policy 8 --server-port 9100",
+    ],
+)
+def test_paths_and_continued_lines_of_windows_are_read(text: str):
+    assert [command.argv for command in commands_of_text(text, block=0)] == [ON_WINDOWS]
+
+
+def test_what_windows_commands_quote_is_as_it_was_written():
+    (command,) = commands_of_text("PS C:\\> lmdeploy chat D:\\m\\x `\n>> --tp 1", block=0)
+    assert command.place.quote == "PS C:\\> lmdeploy chat D:\\m\\x `\n>> --tp 1"
+
+
+def test_a_backslash_of_linux_that_quotes_a_letter_stays():
+    (command,) = commands_of_text("lmdeploy chat /m/my\\ model --tp 1", block=0)
+    assert command.argv == ("lmdeploy", "chat", "/m/my model", "--tp", "1")
