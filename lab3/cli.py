@@ -221,7 +221,8 @@ def _grade_reports(arguments: argparse.Namespace) -> int:
 def _web(arguments: argparse.Namespace) -> int:
     from lab3.web.command import run
 
-    with _terminated_as_interrupted():
+    with _terminated_as_interrupted() as told:
+        arguments.told_to_end = told.is_set
         return run(arguments, _progress(arguments), say=lambda text: print(text, flush=True), tell=_print_json)
 
 
@@ -464,15 +465,19 @@ def _terminated_as_interrupted() -> Any:
     """
     import contextlib
     import signal
+    import threading
 
     @contextlib.contextmanager
     def handled() -> Any:
+        told = threading.Event()  # what is raised while Python runs a `__del__` is lost, and then this tells
+
         def interrupt(*_: Any) -> None:
+            told.set()
             raise KeyboardInterrupt
 
         before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            yield
+            yield told
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -110,10 +110,11 @@ def run(
             import webbrowser
 
             webbrowser.open(share_url or url)
-        while True:
+        while not arguments.told_to_end():
             for keeper in keepers:
                 keeper.look()
             time.sleep(POLL_S)
+        raise KeyboardInterrupt
 
 
 class Keeper:
