@@ -125,14 +125,15 @@ def _serve(arguments: argparse.Namespace) -> int:
         model_name=arguments.model_name,
         progress=progress,
     )
-    with _terminated_as_interrupted(), server:
+    with _terminated_as_interrupted() as ended, server:
         facts = {"base_url": server.base_url, "model": server.model_name, "engine": server.engine, "pid": server.pid}
         _show(arguments, facts | {"command": server.shell_command, "log": str(server.log_path)})
         if not arguments.json:
             print("serving; Ctrl-C stops everything", flush=True)
-        while True:
+        while not ended():
             server.check_running()
             time.sleep(0.5)
+    raise KeyboardInterrupt
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -221,9 +222,9 @@ def _grade_reports(arguments: argparse.Namespace) -> int:
 def _web(arguments: argparse.Namespace) -> int:
     from lab3.web.command import run
 
-    with _terminated_as_interrupted() as told:
-        arguments.told_to_end = told.is_set
-        return run(arguments, _progress(arguments), say=lambda text: print(text, flush=True), tell=_print_json)
+    with _terminated_as_interrupted() as ended:
+        run(arguments, _progress(arguments), ended=ended, say=lambda text: print(text, flush=True), tell=_print_json)
+    raise KeyboardInterrupt
 
 
 def _vram_measure(arguments: argparse.Namespace) -> int:
@@ -461,23 +462,23 @@ def _own_server(arguments: argparse.Namespace) -> Any:
 def _terminated_as_interrupted() -> Any:
     """SIGTERM and SIGINT end the foreground server with everything it started, as Ctrl-C does.
 
-    SIGINT too: a process that a shell put in the background starts with it ignored.
+    SIGINT too: a process that a shell put in the background starts with it ignored. Gives a function that says whether
+    one has come: KeyboardInterrupt is lost if Python happens to run a `__del__` then.
     """
     import contextlib
     import signal
-    import threading
 
     @contextlib.contextmanager
     def handled() -> Any:
-        told = threading.Event()  # what is raised while Python runs a `__del__` is lost, and then this tells
+        told: list[int] = []
 
-        def interrupt(*_: Any) -> None:
-            told.set()
+        def interrupt(number: int, _: Any) -> None:
+            told.append(number)
             raise KeyboardInterrupt
 
         before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            yield told
+            yield lambda: bool(told)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

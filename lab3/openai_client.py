@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SLOW_TODO = "ask for fewer tokens (max_tokens) or wait longer (timeout_s)"
 _START_ONE = "start one: `lmdeploy serve api_server MODEL --server-port PORT`, and wait until it says it is ready"
-_SENT_HEADERS = frozenset(
+SENT_HEADERS = frozenset(
     {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 )
 
@@ -47,7 +47,7 @@ def open_client(base_url: str, *, api_key: str = "none", timeout_s: float = 120.
         raise UsageError("The API key is no text for an HTTP header.", todo="copy it again, without line ends")
 
     def scrub(request: Any) -> None:
-        for name in [name for name in request.headers if name.lower() not in _SENT_HEADERS]:
+        for name in [name for name in request.headers if name.lower() not in SENT_HEADERS]:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {api_key}"
         request.headers["user-agent"] = "lab3"

@@ -104,8 +104,8 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
             network = type(network).from_pretrained(model, dtype=torch.bfloat16).to(device).eval()
     with calibration.substituted_loader(blocks):
         _quantize(job, network, device=device, samples=samples, seqlen=seqlen, batch=batch, progress=progress)
+    del network
     if device != "cpu":
-        del network
         torch.cuda.empty_cache()
     after, cached = _quality(out, heldout, device, progress) if heldout else (None, None)
     return {

@@ -119,7 +119,11 @@ def _shape(hidden: int, middle: int, layers: int, heads: int) -> ModelConfig:
 
 
 # config.json of internlm/internlm2_5-{1_8b,7b,20b}-chat; InternLM2's are the same.
-_SHAPES = {"1.8b": (2048, 8192, 24, 16), "7b": (4096, 14336, 32, 32), "20b": (6144, 16384, 48, 48)}
+SHAPES = {
+    "1.8b": _shape(2048, 8192, 24, 16),
+    "7b": _shape(4096, 14336, 32, 32),
+    "20b": _shape(6144, 16384, 48, 48),
+}
 
 
 @lru_cache(maxsize=16)
@@ -128,9 +132,9 @@ def weight_bytes(model: ModelName, *, quantized: bool) -> int | None:
 
     A name without a family is taken for InternLM2.5: it is the lab's, and the sizes are its.
     """
-    if model.size not in _SHAPES or model.family in ("internlm3", "other"):
+    if model.size not in SHAPES or model.family in ("internlm3", "other"):
         return None
-    config = _shape(*_SHAPES[model.size])
+    config = SHAPES[model.size]
     return predict_weight_bytes(config, group_size=128) if quantized else predict_model_bytes(config)
 
 

@@ -50,10 +50,16 @@ def add_arguments(command: argparse.ArgumentParser, *, model_help: str) -> None:
 
 
 def run(
-    arguments: argparse.Namespace, progress: Progress, *, say: Callable[[str], None], tell: Callable[[Any], None]
-) -> int:
-    """Serve the page until interrupted. `tell` hears its address for programs, with --json; else `say` hears text.
+    arguments: argparse.Namespace,
+    progress: Progress,
+    *,
+    ended: Callable[[], bool],
+    say: Callable[[str], None],
+    tell: Callable[[Any], None],
+) -> None:
+    """Serve the page until interrupted, or `ended` says so.
 
+    `tell` hears its address for programs, with --json; else `say` hears text.
     Raises UsageError for arguments that do not go together, before anything is started, and InfraError for a server
     or page that cannot be started.
     """
@@ -110,11 +116,10 @@ def run(
             import webbrowser
 
             webbrowser.open(share_url or url)
-        while not arguments.told_to_end():
+        while not ended():
             for keeper in keepers:
                 keeper.look()
             time.sleep(POLL_S)
-        raise KeyboardInterrupt
 
 
 class Keeper:

@@ -52,7 +52,7 @@ def call_card(call: RawCall | Call, language: Language) -> str:
         arguments = call.arguments_json
         became = f"→ {call.result}" if call.outcome == "ok" else f"✗ {call.error}"
     text = excerpt(f"{call.name}({' '.join(arguments.split())})\n{became}", _SHOWN)
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}text\n{text}\n{fence}"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lab3.chat import STREAMED, Gathered, Reply
 from lab3.errors import InfraError, Lab3Error
 from lab3.openai_client import (
-    _SENT_HEADERS,
+    SENT_HEADERS,
     api_url,
     as_dict,
     explain,
@@ -81,7 +81,7 @@ async def _client(where: Endpoint) -> AsyncIterator[AsyncOpenAI]:
     url = api_url(where.base_url)
 
     async def scrub(request: Any) -> None:
-        for name in [name for name in request.headers if name.lower() not in _SENT_HEADERS]:
+        for name in [name for name in request.headers if name.lower() not in SENT_HEADERS]:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {where.api_key}"
         request.headers["user-agent"] = "lab3"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,3 +137,19 @@ def test_doctor_answers_in_one_screen():
     assert {"topic", "status", "text", "todo"} <= set(findings[0])
     assert all(finding["todo"] for finding in findings if finding["status"] == "problem")
     assert len(findings) < 50
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_loses_is_told_all_the_same():
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)  # KeyboardInterrupt cannot leave a `__del__`
+
+    before = signal.getsignal(signal.SIGTERM)
+    with cli._terminated_as_interrupted() as ended:
+        assert not ended()
+        Interrupted()
+        assert ended()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -185,3 +185,21 @@ def test_of_two_models_served_for_the_calls_neither_is_known_to_have_made_them()
 def test_a_text_that_claims_another_model_leaves_it_open():
     step = calls(model=["/m/internlm2_5-7b-chat"], text="用 internlm2_5-20b-chat 做函数调用")
     assert whole_report(tools=step).judged()["tools_model"].status == "unknown"
+
+
+def test_every_option_without_a_value_is_known_where_lab3_s_commands_are_read():
+    """Else the word after it would be taken for its value."""
+    import argparse
+
+    from lab3.cli import _parser
+    from lab3.reports.facts_lab3 import _SWITCHES
+
+    (commands,) = [each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    found = {
+        name
+        for command in ("quantize", "run", "serve", "chat", "funcall")
+        for action in commands.choices[command]._actions
+        for name in action.option_strings
+        if action.nargs == 0 and name.startswith("--") and name != "--help"
+    }
+    assert found == set(_SWITCHES)

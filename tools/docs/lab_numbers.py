@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from lab3.models import ModelConfig, kv_bytes_per_token
+from lab3.models import kv_bytes_per_token
 from lab3.quantize import predict_weight_bytes
+from lab3.reports.facts_models import SHAPES
 from lab3.vram_constants import SOURCES, fit
 from lab3.vram_predict import predict, predict_model_bytes
 from tools.docs import table
@@ -34,22 +35,7 @@ CONFIG_JSON = {
     "tie_word_embeddings": False,
 }
 QUANTIZATION = {"quant_method": "awq", "bits": 4, "group_size": GROUP}
-LAB = ModelConfig(
-    architecture="InternLM2ForCausalLM",
-    model_type="internlm2",
-    hidden_size=2048,
-    intermediate_size=8192,
-    layers=24,
-    heads=16,
-    kv_heads=8,
-    head_dim=128,
-    vocab_size=92544,
-    tied_embeddings=False,
-    dtype="bfloat16",
-    max_positions=32768,
-    quantization=None,
-    remote_code=True,
-)
+LAB = SHAPES["1.8b"]
 
 
 @dataclass(frozen=True)

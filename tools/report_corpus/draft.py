@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyte
-
 from tools.report_corpus import lab, pages
 from tools.report_corpus.browser import Browser
 from tools.report_corpus.effects import Effect, encoded, opened
@@ -110,20 +108,6 @@ class Draft:
         **more: Any,
     ) -> str:
         return self._shot(name, pages.chat(model, turns, **more), [], effects, scale=scale)
-
-    def playground(
-        self, name: str, model: str, turns: Sequence[tuple[str, str]], *, effects: Sequence[Effect] = (), **more: Any
-    ) -> str:
-        return self._shot(name, pages.playground(model, turns, **more), [], effects, scale=1.0)
-
-    def rows(self, name: str, title: str, turns: Sequence[tuple[str, str]], **more: Any) -> str:
-        return self._shot(name, pages.rows(title, turns, **more), [], (), scale=1.0)
-
-    def typed(self, name: str, text: str, *, figures: Sequence[str] = (), effects: Sequence[Effect] = ()) -> str:
-        """A terminal that shows `text`, prompts and all: for shells that this machine does not have."""
-        screen = pyte.Screen(self.look.columns, 120)
-        pyte.Stream(screen).feed(text.replace("\n", "\r\n"))
-        return self._shot(name, page(screen, self.look, prompt="\0"), figures, effects, scale=self.look.scale)
 
     def editor(self, name: str, code: str, *, effects: Sequence[Effect] = (), scale: float = 1.0, **more: Any) -> str:
         return self._shot(name, pages.editor(code, **more), [], effects, scale=scale)

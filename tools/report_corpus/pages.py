@@ -66,67 +66,6 @@ p {{ padding: 8px 12px; border-radius: 8px; max-width: 76%; width: fit-content; 
 <p class="ask">Type a message and press Enter…</p></div>"""
 
 
-def playground(
-    model: str, turns: Sequence[tuple[str, str]], *, dark: bool = False, width: int = 1200, chinese: bool = False
-) -> str:
-    """A demonstration's page with a model's label, an input, buttons and sliders below the bubbles."""
-    paper, ink, mine, theirs, edge = (
-        ("#0d111b", "#ececf1", "#3d2b1c", "#202938", "#394150")
-        if dark
-        else ("#fff", "#20262e", "#fdebdc", "#f3f4f6", "#dfe2e6")
-    )
-    said = "".join(
-        f'<div class="row me"><p>{html.escape(question)}</p></div><div class="row"><p>{html.escape(answer)}</p></div>'
-        for question, answer in turns
-    )
-    limits = (
-        ("Maximum new tokens", "512", "1", "2048"),
-        ("Top_p", "0.8", "0.01", "1"),
-        ("Temperature", "0.7", "0", "2"),
-    )
-    sliders = "".join(
-        f'<div class="slider"><div>{name}<s>{value}</s><s>&#8634;</s></div><hr><div><small>{low}</small>'
-        f"<small>{high}</small></div></div>"
-        for name, value, low, high in limits
-    )
-    ask, foot = (
-        ("请输入指令", "通过 API 使用 · 使用 Gradio 构建")
-        if chinese
-        else ("Your instruction", "Use via API · Built with Gradio")
-    )
-    return f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }}
-#shot {{ width: {width}px; box-sizing: border-box; padding: 14px; background: {paper}; color: {ink};
-  font: 15px/1.5 {_SANS}; display: inline-block }}
-.row {{ display: flex; margin: 12px 0 }} .me {{ justify-content: flex-end }} p {{ margin: 0; max-width: 70%;
-  padding: 9px 13px; border-radius: 9px; background: {theirs} }} .me p {{ background: {mine} }}
-.label, .ask, .slider {{ border: 1px solid {edge}; border-radius: 6px; padding: 3px 8px }} .label {{ display: inline-block;
-  font-size: 13px }} .ask {{ color: #9aa1ab; margin-top: 60px; padding: 9px }}
-.buttons, .sliders {{ display: flex; gap: 12px; margin-top: 12px }} .buttons b {{ flex: 1; text-align: center;
-  background: {edge}; padding: 7px; border-radius: 7px }} .slider {{ flex: 1 }}
-.slider div {{ display: flex; gap: 8px; justify-content: space-between }} s {{ text-decoration: none; border: 1px solid {edge};
-  padding: 0 7px }} hr {{ height: 5px; border: 0; background: linear-gradient(90deg, #f08030 60%, {edge} 60%) }}
-footer {{ text-align: center; font-size: 13px; color: #9aa1ab; margin-top: 12px }}</style>
-<div id="shot"><div class="label">{html.escape(model)}</div>{said}<div class="ask">{ask}</div>
-<div class="buttons"><b>Cancel</b><b>Reset</b></div><div class="sliders">{sliders}</div><footer>{foot}</footer></div>"""
-
-
-def rows(title: str, turns: Sequence[tuple[str, str]], *, dark: bool = True, width: int = 840) -> str:
-    """A page that sets questions and answers below one another, each beside a coloured square."""
-    paper, ink, mine = ("#0e1117", "#fafafa", "#262730") if dark else ("#fff", "#31333f", "#f0f2f6")
-    said = "".join(
-        f'<div class="turn me"><i style="background:#e5484d"></i><p>{html.escape(question)}</p></div>'
-        f'<div class="turn"><i style="background:#f2a33a"></i><p>{html.escape(answer)}</p></div>'
-        for question, answer in turns
-    )
-    return f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }}
-#shot {{ width: {width}px; box-sizing: border-box; padding: 16px; background: {paper}; color: {ink};
-  font: 16px/1.6 {_SANS}; display: inline-block }} h1 {{ font-size: 30px; margin: 8px 0 }} p {{ margin: 0 }}
-.turn {{ display: flex; gap: 14px; padding: 11px; margin: 8px 0; border-radius: 8px }} .me, .ask {{ background: {mine} }}
-i {{ width: 28px; height: 28px; border-radius: 7px; flex: none }} .ask {{ padding: 9px 14px; border-radius: 18px; color: #888 }}
-.top {{ text-align: right; font-size: 14px }}</style><div id="shot"><div class="top">Deploy &#8942;</div>
-<h1>{html.escape(title)}</h1>{said}<div class="ask">What is up?</div></div>"""
-
-
 def editor(code: str, *, first: int = 1, dark: bool = True, size: int = 14) -> str:
     """Python in an editor, with line numbers from `first`."""
     paper, ink, word, text, number = (
