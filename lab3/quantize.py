@@ -104,7 +104,8 @@ def quantize(
     `samples` x `seqlen` tokens calibrate it: by default the lab's 128 x 2048 on a GPU, and on the CPU lab3's own text
     once, in blocks of 512. `batch_size` costs memory, saves time and changes no figure, but with `search_scale`,
     which searches once for each batch; by default up to 16, on a GPU as many as its free memory allows. `group_size` is
-    taken down to 64 or 32 where 128 does not divide every linear layer's inputs; a notice says so. `device` is "auto", "cpu", "cuda" or "cuda:N"; `dtype`, that of the scales and of
+    taken down to 64 or 32 where 128 does not divide every linear layer's inputs; a notice says so.
+    `device` is "auto", "cpu", "cuda" or "cuda:N"; `dtype`, that of the scales and of
     what is not quantized, is "auto" (float16), "float16" or "bfloat16". `quality` measures the perplexities.
 
     Raises UsageError for input that cannot be quantized (already quantized, an architecture LMDeploy's AWQ does not

@@ -127,7 +127,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     command += ["--disable-dev-shm-usage", "--window-size=1400,900", "--remote-debugging-port=0"]
     command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
     (profile / "DevToolsActivePort").unlink(missing_ok=True)
-    here = os.environ | {"TMPDIR": str(profile)}  # Chromium leaves folders where temporary files go
+    here = os.environ | {"TMPDIR": str(profile), "HOME": str(profile)}  # Chromium leaves folders in both
     process = subprocess.Popen(
         [*command, "about:blank"], env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
