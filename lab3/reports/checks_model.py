@@ -106,6 +106,13 @@ def served_model_made(facts: ReportFacts) -> Finding:
     makers = [each for each in facts.quantizations if same_folder(name, each.work_dir or "work_dir", read=True)]
     if makers:
         return passed(f"{last_part(name)} is what the quantization wrote", [makers[0].place, server.place])
+    if source := next(
+        (each for each in facts.quantizations if each.model and same_folder(name, each.model.text, read=True)), None
+    ):
+        return against(
+            "contradiction", f"the quantized model is {_outputs(facts)}, and {last_part(name)} is served",
+            [server.place, source.place], expected=_outputs(facts), actual=last_part(name),
+        )  # fmt: skip
     listed = [each for each in facts.of(FolderSize) if same_folder(name, each.name, read=True) and each.high > 50 << 20]
     if listed:
         return passed(f"{last_part(name)} is listed with {listed[0].text}", [listed[0].place, server.place])
@@ -124,20 +131,11 @@ def served_model_made(facts: ReportFacts) -> Finding:
         return unsure(
             f"the report does not show how {last_part(name)} was made", "no quantization is shown", [server.place]
         )
-    if facts.is_quantized(server) is False:
-        sizes_agree = server.model.same_size(facts.quantizations[0].model or server.model)
-        if sizes_agree is not None:
-            return against(
-                "contradiction", f"the quantized model is {_outputs(facts)}, and {last_part(name)} is served",
-                [server.place, facts.quantizations[0].place], expected=_outputs(facts), actual=last_part(name),
-            )  # fmt: skip
     told = [each for each in facts.quantizations if each.work_dir and not each.cut]
     places = [server.place, *(each.place for each in told)]
     reason = f"{last_part(name)} is served, and the quantization wrote {_outputs(facts)}"
     if not told or len(told) < len(facts.quantizations) or any(not each.partly for each in facts.hidden):
         return unsure(reason, "please look where the served folder comes from", places)
-    if any(same_folder(name, each.model.text, read=True) for each in told if each.model):
-        return against("contradiction", reason, places, expected=_outputs(facts), actual=last_part(name))
     near = _likeness(last_part(name), last_part(told[0].work_dir))
     if (
         near >= 0.9

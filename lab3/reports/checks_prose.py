@@ -46,6 +46,7 @@ def prose_claims(facts: ReportFacts) -> Finding:
     sizes, memory = _sizes(facts), _memory(facts)
     for block, text in facts.prose():
         text = text[:MOST]
+        beside = [[each for each in group if each.place.block != block] for group in (sizes, memory)]  # not itself
         for each in sums_in(text):
             place = facts.place(block, each.text)
             if not each.right:
@@ -56,7 +57,7 @@ def prose_claims(facts: ReportFacts) -> Finding:
                 )  # fmt: skip
             good.append(place)
         for sentence in sentences_of(text):
-            for found in _sentence(facts, block, sentence.written[:600], sizes, memory):
+            for found in _sentence(facts, block, sentence.written[:600], *beside):
                 if found.status == "fail":
                     return found
                 if found.status == "unknown":

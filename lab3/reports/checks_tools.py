@@ -1,4 +1,4 @@
-"""Checks on function calling: which server, which calls, whether results follow, and what the counts add up to."""
+"""Checks on function calling: which server, which calls, whether results follow, and which model made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lab3.reports.checks import Finding, against, came_up, errors_in, failed, no
 from lab3.reports.facts import ReportFacts, printed_after
 from lab3.reports.facts_models import last_part, model_name, same_folder, sizes_in
 from lab3.reports.model import ChatSeen, CodeSeen, CompletionSeen, Place, Printed
-from lab3.reports.tokens import TokenBounds, completion_bounds, lab_tokenizer
 from lab3.reports.understanding_words import sentences_of
 
 _RAW_CALL = re.compile(
@@ -165,51 +164,6 @@ def tool_results(facts: ReportFacts) -> Finding:
         return unsure("only one result is shown", "please look for the other result", [place for _, _, place in pairs])
     told = "; ".join(f"{call.name}{_shown(call.numbers)} = {value:g}" for call, value, _ in pairs)
     return passed(told, [each for call, _, place in pairs for each in (call.completion.place, place)])
-
-
-def completion_counts(facts: ReportFacts) -> Finding:
-    """In each printed completion the tokens add up."""
-    counted = [
-        each
-        for each in facts.completions
-        if None not in (each.prompt_tokens, each.completion_tokens, each.total_tokens)
-    ]
-    for each in counted:
-        prompt, completion, total = each.prompt_tokens or 0, each.completion_tokens or 0, each.total_tokens or 0
-        if prompt + completion != total:
-            told = f"{prompt} + {completion} = {prompt + completion}, and the total tokens are {total}"
-            if each.doubt:
-                return unsure(told, each.doubt, [each.place])
-            return against("contradiction", told, [each.place], expected=str(prompt + completion), actual=str(total))
-    if counted:
-        told = "; ".join(f"{each.prompt_tokens} + {each.completion_tokens} = {each.total_tokens}" for each in counted)
-        return passed(told, [each.place for each in counted])
-    if facts.completions:
-        why = "the token counts of the printed completions are not all seen"
-        return unsure(why, places=[each.place for each in facts.completions])
-    found = not_shown(facts, "a printed completion", topics=("output",), tools=True)
-    return found if found.status == "fail" else unsure(found.reason, places=found.places)
-
-
-def completion_tokens(facts: ReportFacts) -> Finding:
-    """The counts are those that the model's tokenizer gives, where there is one; otherwise unknown."""
-    tokenizer = lab_tokenizer()
-    if tokenizer is None:
-        return unsure("no tokenizer of the model is at hand to count again")
-    counted: list[tuple[CompletionSeen, TokenBounds]] = []
-    for each in facts.completions:
-        bounds = completion_bounds(tokenizer, each)
-        if bounds is None or each.doubt or not each.complete or each.completion_tokens is None:
-            continue
-        counted.append((each, bounds))
-        if not bounds.low <= each.completion_tokens <= bounds.high:
-            told = (
-                f"{each.completion_tokens} completion tokens are told, and the text has {bounds.low} to {bounds.high}"
-            )
-            return unsure(told, "please compare the text with its count", [each.place])
-    if not counted:
-        return unsure("no printed completion can be counted again")
-    return passed("the counts fit the texts", [each.place for each, _ in counted])
 
 
 def tools_model(facts: ReportFacts) -> Finding:

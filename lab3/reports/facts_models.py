@@ -13,7 +13,7 @@ from lab3.vram_predict import predict_model_bytes
 
 _SIZE = re.compile(r"(?<![\d.])(?:(\d{1,2})\s?[._ ]\s?(\d)|(\d{1,3}))\s?[bB](?![a-zA-Z0-9])")
 _QUANTIZED = re.compile(
-    r"w4a16|w4a8|w8a8|awq|gptq|4[\s_-]?bits?|int4|int8|quanti|quant(?![a-z])|量化|_q4|-q4", re.I | re.A
+    r"w4a16|w4a8|w8a8|w4(?![a-z0-9])|awq|gptq|4[\s_-]?bits?|int4|int8|quanti|quant(?![a-z])|量化|_q4|-q4", re.I | re.A
 )
 _FAMILY = re.compile(r"intern[\s_-]?lm[\s_-]?(2[\s._-]?5|2|3)(?!\d)", re.I | re.A)
 _OTHERS = re.compile(

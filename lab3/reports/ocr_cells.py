@@ -28,6 +28,7 @@ _FAINTEST = 22  # of 255: what less differs from the ground is no ink
 _SHARE_OF_STRONGEST = 0.33
 _STEPS = 161  # widths tried within ±4 % of the first guess
 _LEAST_LETTERS = 12
+_MOSTLY = 0.6  # of a row's letters
 _LEAST_RHYTHM = 0.07  # of the ink's weight at the cells' frequency; thin letters have 0.15, thick ones 0.4
 _SHARPEST = 2.0  # times as strong as at widths that do not fit
 _OTHER_WIDTHS = (0.79, 0.83, 0.87, 1.13, 1.18, 1.23, 1.28)
@@ -112,10 +113,13 @@ def find_grid(pixels: Pixels, strips: Sequence[Strip], told: Sequence[Sequence[L
     near = [each for each in guesses if abs(each - guess) < 0.12 * guess]
     if len(near) < 0.6 * len(guesses):
         return None
+    shares = [sum(each.text.isascii() for each in letters) / max(4, len(letters)) for letters in told]
+    # Chinese is as wide as two cells; where no row is without it, those with little of it tell.
+    least = 1.0 if any(share == 1 for share in shares) else _MOSTLY
     profiles = [
         (strip.left, ink_of(pixels, strip).sum(axis=0))
-        for strip, letters in zip(strips, told, strict=True)
-        if len(letters) >= 4 and all(each.text.isascii() for each in letters)
+        for strip, share in zip(strips, shares, strict=True)
+        if share >= least
     ]
     if not profiles:
         return None

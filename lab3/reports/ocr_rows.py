@@ -242,7 +242,8 @@ def _plain(pixels: Pixels, reading: _Reading, grid: Grid | None) -> list[_Word]:
         if before and not before.text.isspace() and not letter.text.isspace():
             mixed = _narrow(before.text) != _narrow(letter.text) and max(before.text, letter.text) < "\uff00"
             latin = mixed or not (is_wide(before.text) or is_wide(letter.text))
-            if latin and any(before.x < gap < letter.x for gap in gaps):
+            digits = before.text.isdigit() and letter.text.isdigit()  # a 1 has more room around it than a letter
+            if latin and not digits and any(before.x < gap < letter.x for gap in gaps):
                 text += " "
         text += letter.text
     column = round(letters[0].x / grid.pitch) if grid else None

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from lab3.reports import checks_memory, checks_model, checks_prose, checks_server, checks_tools, understanding
+from lab3.reports import (
+    checks_counts,
+    checks_memory,
+    checks_model,
+    checks_prose,
+    checks_server,
+    checks_tools,
+    understanding,
+)
 from lab3.reports.checks import Check, judged
 from lab3.reports.facts import ReportFacts
 from lab3.reports.model import Judged
@@ -103,12 +111,12 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "report.completion_counts", 2,
         "Token counts add up", "token 计数自洽",
-        2, checks_tools.completion_counts,
+        2, checks_counts.completion_counts,
     ),
     Check(
         "report.completion_tokens", 2,
         "Token counts are the tokenizer's", "token 计数与分词器一致",
-        0, checks_tools.completion_tokens,
+        0, checks_counts.completion_tokens,
     ),
     Check(
         "report.tools_model", 2,

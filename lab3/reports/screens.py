@@ -12,6 +12,7 @@ from dataclasses import replace
 from lab3.reports.commands_lines import prompt_of
 from lab3.reports.lines import Line, Sheet, sheet_of_picture, sheet_of_text
 from lab3.reports.model import CommandSeen, Printed, Reading, Recognised
+from lab3.reports.reading_blocks import is_python
 from lab3.reports.screens_chats import find_chats
 from lab3.reports.screens_code import find_code
 from lab3.reports.screens_commands import find_commands, prompted
@@ -60,14 +61,17 @@ def _found(sheet: Sheet) -> Iterator[Numbered]:
     for completion in completions:
         yield completion.first, completion.reading
     took(number for each in completions for number in range(each.first, each.last + 1))
-    traces = list(find_traces(rest))
-    for number, call, result in traces:
-        yield from ((number, call), (number, result))
-    took(number for number, _, _ in traces)
-    code = [] if completions or traces else list(find_code(rest))
+    code = [] if completions else list(find_code(rest))
     for each in code:
         yield each.first, each.reading
     took(number for each in code for number in range(each.first, each.last + 1))
+    written = not sheet.picture and is_python("\n".join(line.text for line in rest.lines))
+    traces = [] if written else list(find_traces(rest))
+    for trace in traces:
+        yield trace.first, trace.call
+        if trace.result is not None:
+            yield trace.last, trace.result
+    took(number for each in traces for number in range(each.first, each.last + 1))
     memory = list(find_memory(rest))
     for reading in memory:
         yield reading.first, reading.reading

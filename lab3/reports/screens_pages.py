@@ -23,7 +23,8 @@ _WORDS = (  # of buttons, sliders and labels, each a whole piece of a row
     r"|Use via API.*|Built with.*|Made with.*|通过 ?API ?使用.*|使用 ?Gradio.*|由 ?Gradio.*"
 )
 _INPUT = re.compile(  # where the next question is typed
-    r"^\W*(?:\S{1,2}\s+)?(?:Instruction|Please (?:input|enter|type).*|What is up\s?\?|Your message.*"
+    r"^\W*(?:\S{1,2}\s+)?(?:Instruction|Please (?:input|enter|type).*|What is up\s?\?"
+    r"|Your (?:message|prompt|question|instruction).*"
     r"|(?:Type|Enter|Write|Send|Input) (?:a|your|the) (?:message|prompt|question|text|instruction).*"
     r"|(?:Say|Ask)(?: me)? (?:something|anything).*|请?输入(?!是|了|为).{0,24}|请?(?:在此|在这里)输入.*"
     r"|发送?(?:一条)?消息.{0,12})\W*$",
@@ -40,6 +41,7 @@ _ASKS = re.compile(
     r"|请|介绍|你(?:好|是|能|会)|什么|为什么|怎么|如何|写|翻译|解释|讲|给我|帮我|用.{0,8}(?:写|说|介绍)|列|推荐|计算)",
     re.IGNORECASE,
 )
+_APART = 2.5  # heights of a line, more than between the paragraphs of an answer
 _LEFT_FREE = 0.2  # of the page's width: a question's bubble leaves it free
 
 
@@ -124,7 +126,14 @@ def _said(sheet: Sheet) -> list[int]:
         found.append(number)
     right = [each for each in found if _at_right(sheet, _Bubble((each,), _box(sheet, [each])))]
     last = next((each for each in controls if right and each > right[-1]), len(sheet.lines))
-    return [number for number in found if number < last]
+    said = [number for number in found if number < last]
+    while len(said) > 2 and last < len(sheet.lines) and said[-1] not in right and _stands_apart(sheet, *said[-2:]):
+        said.pop()  # the words in an empty field, in whatever language
+    return said
+
+
+def _stands_apart(sheet: Sheet, above: int, number: int) -> bool:
+    return _box(sheet, [number])[1] - _box(sheet, [above])[3] > _APART * _height(sheet)
 
 
 def is_control(text: str) -> bool:

@@ -114,17 +114,13 @@ def _after_predicate(found: Sequence[Token], first: int, last: int) -> int:
 
 
 def _joined(found: Sequence[Token], subjects: Sequence[int]) -> bool:
-    """`W4A16 and KV cache quantization both need …`: two methods side by side before any predicate."""
+    """`W4A16 and KV cache quantization both need …`: two methods side by side before any predicate, or without one."""
     if len(subjects) < 2:
         return False
     one, two = subjects[0], subjects[1]
     kinds = {found[one].tag, found[two].tag}
-    return (
-        kinds == {"W", "K"}
-        and two == one + 1
-        and not _has_predicate(found[:two])
-        and ((len(subjects) > 2 and found[subjects[2]].tag == "BOTH") or _has_predicate(found[two + 1 :]))
-    )
+    before = [token for token in found[:one] if token.tag != "NEED"]  # "with W4A16 and …"
+    return kinds == {"W", "K"} and two == one + 1 and not _has_predicate(before)
 
 
 def _compared(part: str, found: Sequence[Token]) -> frozenset[int]:

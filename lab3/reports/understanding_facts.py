@@ -116,7 +116,8 @@ def _calibration(read: Clause) -> Iterator[tuple[Fact, bool | None]]:
         if negations == 1:
             yield "kv_online", True
         elif negations == 0 and (read.within(where, "NEED") or any(token.tag == "BOTH" for token in read.found)):
-            yield "kv_online", False
+            # of two methods that an earlier clause named, it may be W4A16 that needs it
+            yield "kv_online", False if read.spoken or read.methods[number] == frozenset({"K"}) else None
     if numbers:
         return
     elided = read.state.calibration or read.has("CAL")
@@ -172,9 +173,12 @@ def _memory(read: Clause) -> Iterator[tuple[Fact, bool | None]]:
 
 
 def _tables(read: Clause) -> Iterator[tuple[Fact, bool | None]]:
-    """Embeddings and output stay in 16 bits: only linear layers are packed."""
+    """Embeddings and output stay in 16 bits: only linear layers are packed.
+
+    A clause that names no method is on W4A16, whatever the sentence before was on: a KV cache has no such tables.
+    """
     for number in read.at("EMB"):
-        if read.methods[number] == frozenset({"K"}):
+        if read.spoken and read.methods[number] == frozenset({"K"}):
             continue
         where = read.span(number)
         if read.within(where, "NEG", "HI", "KEEP", "EXCEPT"):
@@ -184,7 +188,7 @@ def _tables(read: Clause) -> Iterator[tuple[Fact, bool | None]]:
             yield "not_all_weights", False
             return
     for number in read.at("LIN"):
-        if read.methods[number] == frozenset({"K"}):
+        if read.spoken and read.methods[number] == frozenset({"K"}):
             continue
         if read.within(read.span(number), "ONLY") and not read.has("NEG"):
             yield "not_all_weights", True

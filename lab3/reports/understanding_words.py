@@ -87,8 +87,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     # calibration
     "CAL": (
-        r"calibrat(?:e|es|ed|ion|ing)(?: data(?:sets?)?| sets?| samples?| steps?)?",
-        r"校准(?:数据集?|集|样本|过程|数据)?|标定(?:数据集?|过程)?|calibration",
+        r"calibrat(?:e|es|ed|ion|ing)(?: data(?:sets?)?| sets?| samples?| steps?)?|data ?sets?",
+        r"校准(?:数据集?|集|样本|过程|数据)?|标定(?:数据集?|过程)?|calibration|数据集",
     ),
     "NEED": (
         r"needs?|needed|requires?|required|must(?: be)?|necessary|uses?|used|depends? on|relies on|rely on"

@@ -300,6 +300,7 @@ ON_WINDOWS = ("lmdeploy", "serve", "api_server", "D:/llm/chat-awq", "--quant-pol
         "D:\\llm>lmdeploy serve api_server D:\\llm\\chat-awq ^\nMore? --quant-policy 8 ^\nMore? --server-port 9100",
         "lmdeploy serve api_server D:\\llm\\chat-awq --quant-policy 8 --server-port 9100",
         "lmdeploy serve api_server D:\\llm\\chat-awq ^\n   --quant-policy 8 ^\n   --server-port 9100",
+        "PS D:\\llm> lmdeploy serve api_server D:\\llm\\chat-awq 、\n>>   --quant-policy 8\n>>   --server-port 9100",
         "(base) PS C:\\> lmdeploy serve api_server D:\\llm\\chat-awq --quant-policy 8 --server-port 9100",
     ],
 )
@@ -315,3 +316,8 @@ def test_what_windows_commands_quote_is_as_it_was_written():
 def test_a_backslash_of_linux_that_quotes_a_letter_stays():
     (command,) = commands_of_text("lmdeploy chat /m/my\\ model --tp 1", block=0)
     assert command.argv == ("lmdeploy", "chat", "/m/my model", "--tp", "1")
+
+
+def test_a_quote_at_the_end_of_a_line_of_linux_is_one():
+    found = commands_of_text("echo 'good ' \nlmdeploy chat /m --tp 1", block=0)
+    assert [command.argv[0] for command in found] == ["echo", "lmdeploy"]

@@ -108,6 +108,23 @@ def test_a_flag_that_there_is_not_stands_in_the_reason_of_a_fail():
     assert (judged.status, "--kv-cache-bits 4" in judged.reason) == ("fail", True)
 
 
+def test_a_folder_whose_making_is_seen_in_part_is_no_contradiction():
+    def quantize(draft):
+        draft.heading("W4A16 量化").picture().command(f"lmdeploy lite auto_awq {MODEL} --w-bits 4").log("quantizing")
+
+    def serve(draft):
+        draft.heading("启动").picture().command("lmdeploy serve api_server /m/small-chat --quant-policy 4")
+
+    judged = whole_report(quantize=quantize, sizes=nothing, serve=serve).judged()["served_model_made"]
+    assert judged.status == "unknown"
+
+
+def test_the_model_that_was_quantized_is_not_what_came_of_it():
+    text = f"lmdeploy serve api_server {MODEL} --quant-policy 4"
+    judged = whole_report(serve=lambda d: d.heading("启动").fence(text)).judged()["served_model_made"]
+    assert (judged.status, judged.kind) == ("fail", "contradiction")
+
+
 # --- lab3's own -------------------------------------------------------------------------------------------------------
 
 

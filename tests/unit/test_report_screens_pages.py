@@ -40,6 +40,17 @@ def test_buttons_sliders_and_the_foot_of_a_page_are_no_answer():
     )
 
 
+def test_the_words_in_an_empty_field_are_no_answer_in_whatever_language():
+    (turn,) = page(
+        ("What is the capital of Peru?", 840, 60, 1075),
+        ("It is Lima, on the coast;", 50, 120, 300),
+        ("Cusco was it before.", 50, 180, 260),
+        ("Stellen Sie hier Ihre Frage", 50, 300, 330),
+        ("Cancel        Reset", 50, 360, 700),
+    )
+    assert turn.answer == "It is Lima, on the coast; Cusco was it before."
+
+
 def test_an_answer_that_is_a_number_is_one():
     (turn,) = page(
         ("十七乘以三等于几？", 860, 60, 1075),

@@ -59,6 +59,11 @@ def test_a_table_beside_pictures_takes_nothing_from_them():
     assert draft.judged()["baseline_memory"].status == "pass"
 
 
+def test_a_table_that_repeats_its_own_figures_claims_nothing():
+    judged = {each.id: each for each in judge_report(facts_of(DOWN))}
+    assert judged["report.prose_claims"].status == "unknown"
+
+
 # --- what did not work ------------------------------------------------------------------------------------------------
 
 
