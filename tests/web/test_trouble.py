@@ -263,6 +263,7 @@ def focused(page: Page) -> str:
 
 def test_the_keyboard_is_enough(page: Page, server: FakeOpenAI):
     page.tab.wait("document.activeElement.closest('#chat-message') !== null")
+    assert page.tab.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.tab.write("第一行")
     page.tab.press("Enter", shift=True)
     page.tab.write("第二行")
