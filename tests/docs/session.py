@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.docs.tables import EXIT_CODES, SLOW, STAND_INS, STAYING
 
 _READY_S, _ENDS_S, _COMMAND_S = 180, 60, 840
 LMDEPLOY_PORTS = re.compile(r"\b2333[34]\b")  # of the pages: the server's, and a second one's
+_OWN = re.compile(r"\b(?:DIR|MODEL)\b")
 _LOCAL = re.compile(r"(127\.0\.0\.1:)\d+")
 
 
@@ -57,9 +59,12 @@ class Session:
             self._leave_running(command, STAYING[beginning])
             return
         text = self._reachable(command.text)
+        here = self.folder
+        if text.startswith("pytest tests/"):  # typed in the repository, where what the reader has is elsewhere
+            here, text = ROOT, _OWN.sub(lambda word: shlex.quote(str(self.folder / word[0])), text)
         done = subprocess.run(
             ["bash", "-c", text],
-            cwd=ROOT if text.startswith("pytest tests/") else self.folder,
+            cwd=here,
             env=self.environ,
             capture_output=True,
             text=True,

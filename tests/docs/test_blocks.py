@@ -16,7 +16,7 @@ from tests.docs.blocks import (
     python_blocks,
     without_comment,
 )
-from tests.docs.tables import ELSEWHERE, EXIT_CODES, SLOW, STAYING, TWINS
+from tests.docs.tables import ELSEWHERE, EXIT_CODES, SLOW, SLOW_PYTHON, STAYING, TWINS
 
 EVERY = [command for page in pages() for command in commands(page)]
 TEXTS = {command.text for command in EVERY}
@@ -43,6 +43,10 @@ def test_a_console_block_begins_with_a_prompt(page: str):
 @pytest.mark.parametrize("table", [ELSEWHERE, SLOW, EXIT_CODES], ids=["ELSEWHERE", "SLOW", "EXIT_CODES"])
 def test_no_entry_is_of_a_command_that_is_on_no_page(table: dict[str, object]):
     assert not set(table) - TEXTS
+
+
+def test_no_page_is_named_that_has_no_python():
+    assert not [page for page in SLOW_PYTHON if not python_blocks(page)]
 
 
 def test_no_kind_of_staying_command_is_on_no_page():

@@ -11,7 +11,7 @@ import pytest
 from lab3.hub import RunningServer
 from tests.docs.blocks import Command, commands, pages, python_blocks
 from tests.docs.session import Session, lay_out
-from tests.docs.tables import ELSEWHERE, SLOW, TWINS
+from tests.docs.tables import ELSEWHERE, SLOW, SLOW_PYTHON, TWINS
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs")]
 
@@ -63,7 +63,7 @@ def test_the_commands_of_a_page_do_what_it_says(page: str, session: Session):
             session.type(command)
 
 
-@pytest.mark.parametrize("page", PYTHON)
+@pytest.mark.parametrize("page", [page for page in PYTHON if page not in SLOW_PYTHON])
 def test_the_python_of_a_page_runs(page: str, session: Session):
     session.run_python(python_blocks(page), prelude=CACHED)
 
@@ -78,6 +78,6 @@ def test_the_commands_of_a_page_do_what_it_says_with_nothing_laid_ready(page: st
 
 
 @pytest.mark.docs_slow
-@pytest.mark.parametrize("page", QUANTIZING)
+@pytest.mark.parametrize("page", sorted({*QUANTIZING, *SLOW_PYTHON}))
 def test_the_python_of_a_page_runs_with_nothing_cached(page: str, session: Session):
     session.run_python(python_blocks(page), prelude="")
