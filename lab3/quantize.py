@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab3 import threads
+from lab3 import bytecode, threads
 from lab3.calibration import read_samples
 from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, check_folder, loadable, model_tensors, read_config
@@ -317,7 +317,7 @@ def _run_worker(job: dict[str, Any], scratch: Path, progress: Progress) -> dict[
             stderr=log_stream,
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the worker
-            env={**threads.PATIENT, **os.environ},
+            env={**threads.PATIENT, **os.environ, **bytecode.kept()},
         )
     try:
         for line in worker.stdout or ():

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Literal, Protocol, Self
 
-from lab3 import ports
+from lab3 import bytecode, ports
 from lab3.diagnose import Diagnosis, diagnose
 from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, loadable, read_config
@@ -156,7 +156,7 @@ class ApiServer:
             host=self._client_host,
             port=self.port,
             log=self._log,
-            env={"PYTHONUNBUFFERED": "1", **self._env},
+            env={"PYTHONUNBUFFERED": "1", **bytecode.kept(), **self._env},
             timeout_s=self._timeout_s,
             grace_s=self._grace_s,
             watch=self._report,

@@ -530,6 +530,25 @@ def test_a_server_in_use_keeps_its_card_until_its_user_is_done(run, cards):
     assert alive([used.pid]) == []
 
 
+def test_what_a_card_has_served_is_not_checked_by_lmdeploy_again(run, cards):
+    cards("GPU-a", "GPU-b")
+
+    def checks(server):
+        return psutil.Process(server.pid).environ().get("LMDEPLOY_ENABLE_CHECK_ENV") != "0"
+
+    with member_of(run) as member:
+        first, again = (run.spec("ready", engine="pytorch", kv_bits=bits) for bits in (16, 4))
+        with member.server(first) as server:
+            assert (server.device, checks(server)) == ("GPU-a", True)
+            with member.server(again) as elsewhere:
+                assert (elsewhere.device, checks(elsewhere)) == ("GPU-b", True)
+    with member_of(run) as member:
+        with member.server(again) as server:
+            assert (server.device, checks(server)) == ("GPU-a", False)
+        with member.server(run.spec("slow", engine="pytorch")) as another:
+            assert checks(another)
+
+
 def test_the_peak_of_a_servers_memory_is_its_cards_and_stays(run, cards):
     machine, spec = cards("GPU-a", "GPU-b"), run.spec("ready", engine="pytorch")
     with member_of(run) as member, member.server(spec):
