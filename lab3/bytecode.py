@@ -1,4 +1,4 @@
-"""Where Python may not keep its bytecode, lab3's own cache keeps it: LMDeploy and torch are not compiled at each start."""
+"""Where Python may not keep its bytecode, lab3's cache keeps it: LMDeploy and torch are not compiled at each start."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from lmdeploy.messages import QuantPolicy
 from lmdeploy.pytorch.backends.attention import AttentionImpl, AttentionMetadata, PagedAttentionBuildSpec
 from torch import Tensor
 
-from lab3.cpu import kv_quant
+from lab3.cpu import cores, kv_quant
 
 _BITS = {QuantPolicy.INT4: 4, QuantPolicy.INT8: 8}
 
@@ -27,6 +27,8 @@ class CpuAttentionMetadata(AttentionMetadata):  # type: ignore[misc]
     fill_offset: Tensor | None = None  # [T] place within that block
     query_lengths: tuple[int, ...] = ()  # [B] new tokens
     kv_lengths: tuple[int, ...] = ()  # [B] tokens in the cache, the new ones included
+    # [n] blocks that hold a token, a sequence's one after the other
+    used_blocks: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 def build_metadata(step: Any) -> CpuAttentionMetadata:
@@ -49,6 +51,9 @@ def build_metadata(step: Any) -> CpuAttentionMetadata:
         fill_offset=position % block_size,
         query_lengths=query_lengths,
         kv_lengths=kv_lengths,
+        used_blocks=torch.cat(
+            [blocks[: -(-length // block_size)] for blocks, length in zip(block_offsets, kv_lengths, strict=True)]
+        ),
     )
 
 
@@ -99,15 +104,17 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         """Attention of `query` [T, heads, head_dim] over the cache, after `key` and `value` [T, kv_heads, head_dim]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
-        _fill(k_cache, k_scales_zeros, key, meta)
-        _fill(v_cache, v_scales_zeros, value, meta)
-        outputs = []
-        for index, (q, kv_length) in enumerate(zip(query.split(meta.query_lengths), meta.kv_lengths, strict=True)):
-            blocks = meta.block_offsets[index, : -(-kv_length // k_cache.size(1))]
-            keys = _gather(k_cache, k_scales_zeros, blocks, kv_length, meta)
-            values = _gather(v_cache, v_scales_zeros, blocks, kv_length, meta)
-            outputs.append(self._attend(q.float(), keys, values))
-        return torch.cat(outputs).to(query.dtype)
+        _fill((k_cache, v_cache), (k_scales_zeros, v_scales_zeros), (key, value), meta)
+        keys, values = _gather((k_cache, v_cache), (k_scales_zeros, v_scales_zeros), meta)
+        outputs, first = [], 0
+        query = query.float() if query.dtype != torch.float32 else query
+        for q, kv_length in zip(query.split(meta.query_lengths), meta.kv_lengths, strict=True):
+            own = slice(first, first + kv_length)
+            outputs.append(self._attend(q, keys[own].transpose(0, 1), values[own].transpose(0, 1)))
+            first += -(-kv_length // k_cache.size(1)) * k_cache.size(1)
+        cores.take(0)
+        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return out.to(key.dtype)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """One sequence: query [n, heads, dim], keys and values [kv_heads, length, dim] → [n, heads, dim].
@@ -116,6 +123,7 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         prompt's first sees all earlier tokens through the cache.
         """
         new, length = len(query), keys.size(1)
+        cores.take(2 * new * length * self.num_heads * query.size(-1))
         if new == 1:
             grouped = query.view(1, self.num_kv_heads, -1, query.size(-1))
             out = F.scaled_dot_product_attention(grouped, keys[None], values[None], scale=self.scale)
@@ -133,23 +141,38 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         return out[0].transpose(0, 1)
 
 
-def _fill(cache: Tensor, scales_zeros: Tensor | None, new: Tensor, meta: CpuAttentionMetadata) -> None:
-    """Write `new` [T, kv_heads, head_dim] to its places in `cache`, quantized as the policy says."""
-    if scales_zeros is None:
-        cache[meta.fill_block, meta.fill_offset] = new.to(cache.dtype)
+Pair = tuple[Tensor, Tensor]  # of keys and of values
+
+
+def _fill(
+    caches: Pair, scales_zeros: tuple[Tensor | None, Tensor | None], new: Pair, meta: CpuAttentionMetadata
+) -> None:
+    """Write `new` [T, kv_heads, head_dim] to its places in the caches, quantized as the policy says."""
+    places = (meta.fill_block, meta.fill_offset)
+    if scales_zeros[0] is None or scales_zeros[1] is None:
+        for cache, each in zip(caches, new, strict=True):
+            cache.index_put_(places, each.to(cache.dtype))
         return
-    packed, sz = kv_quant.quantize(new, bits=_BITS[meta.quant_policy], stored_dtype=scales_zeros.dtype)
-    cache[meta.fill_block, meta.fill_offset] = packed
-    scales_zeros[meta.fill_block, meta.fill_offset] = sz
+    bits, stored = _BITS[meta.quant_policy], scales_zeros[0].dtype
+    # Keys and values are often as wide as each other, and then quantized in one go: small operators cost as much.
+    if new[0].shape == new[1].shape:
+        packed, sz = kv_quant.quantize(torch.stack(new), bits=bits, stored_dtype=stored)
+        written = tuple(zip(packed, sz, strict=True))
+    else:
+        written = tuple(kv_quant.quantize(each, bits=bits, stored_dtype=stored) for each in new)
+    for cache, target, (codes, sz) in zip(caches, scales_zeros, written, strict=True):
+        cache.index_put_(places, codes)
+        target.index_put_(places, sz)  # type: ignore[union-attr]
 
 
-def _gather(
-    cache: Tensor, scales_zeros: Tensor | None, blocks: Tensor, length: int, meta: CpuAttentionMetadata
-) -> Tensor:
-    """The first `length` tokens of the sequence in `blocks` [n]: fp32 [kv_heads, length, head_dim]."""
-    tokens = cache[blocks].flatten(0, 1)[:length]
-    if scales_zeros is None:
-        return tokens.float().transpose(0, 1)
-    sz = scales_zeros[blocks].flatten(0, 1)[:length]
+def _gather(caches: Pair, scales_zeros: tuple[Tensor | None, Tensor | None], meta: CpuAttentionMetadata) -> Pair:
+    """All tokens of all blocks in use, a sequence's one after the other: fp32 [tokens, kv_heads, head_dim] each."""
+    tokens = [cache.index_select(0, meta.used_blocks).flatten(0, 1) for cache in caches]
+    if scales_zeros[0] is None or scales_zeros[1] is None:
+        return tokens[0].float(), tokens[1].float()
     bits = _BITS[meta.quant_policy]
-    return kv_quant.dequantize(tokens, sz, bits=bits, dtype=torch.float32).transpose(0, 1)
+    sz = [each.index_select(0, meta.used_blocks).flatten(0, 1) for each in scales_zeros if each is not None]
+    keys, values = (
+        kv_quant.dequantize(codes, own, bits=bits, dtype=torch.float32) for codes, own in zip(tokens, sz, strict=True)
+    )
+    return keys, values

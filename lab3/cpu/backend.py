@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lmdeploy.pytorch.backends.attention import PagedAttentionBuildSpec
 from lmdeploy.pytorch.backends.awq_modules import LinearW4A16BuildSpec
 from lmdeploy.pytorch.backends.default.op_backend import DefaultOpsBackend
 from lmdeploy.pytorch.backends.linear import LinearBuildSpec
 from lmdeploy.pytorch.backends.multinomial_sampling import MultinomialSamplingBuildSpec
 
+from lab3.cpu import cores
 from lab3.cpu.attention import CpuAttentionMetadata, build_attention, build_metadata
 from lab3.cpu.linear import CpuLinear, begin_step, build_w4a16
 from lab3.cpu.sampling import CpuMultinomialSampling
-
-# Multiplications in one square layer under which a second thread costs more than it gives: measured on two cores with
-# hidden size 576, where decoding is 1.3x to 1.7x faster on one thread and a prompt of 64 tokens faster on two.
-_ONE_THREAD_BELOW = 4_000_000
-_all_threads = torch.get_num_threads()
 
 
 class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
@@ -47,9 +42,7 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
     @classmethod
     def update_step_context(cls, step_context: Any) -> Any:
         metadata = build_metadata(step_context)
-        # By the longest sequence and not by all rows: a request must not be computed otherwise for being in company.
-        work = max(metadata.query_lengths) * step_context.model_config.hidden_size**2
-        torch.set_num_threads(1 if work < _ONE_THREAD_BELOW else _all_threads)
+        cores.take(0)  # what is worth more says so itself
         begin_step(metadata.query_lengths)
         step_context.attn_metadata = metadata
         return step_context

@@ -22,20 +22,25 @@ def quantize(values: Tensor, *, bits: int, stored_dtype: torch.dtype) -> tuple[T
     """
     values = values.float()
     low, high = values.aminmax(dim=-1, keepdim=True)
-    scale = (high - low) / (2**bits - 1)
+    scale = (high - low).div_(2**bits - 1)
     # A constant head has no scale: the kernel divides by zero there. Scale 1 stores it exactly.
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    zero = -low / scale
-    q = (values / scale + zero + 0.5).clamp_(0, 2**bits - 1 + 0.5).to(torch.uint8)
+    scale.masked_fill_(scale == 0, 1.0)
+    zero = low.neg().div_(scale)
+    q = (values / scale).add_(zero).add_(0.5).clamp_(0, 2**bits - 1 + 0.5).to(torch.uint8)
     if bits == 4:
         first, second = q.chunk(2, dim=-1)
-        q = first + second * 16
+        q = torch.add(first, second, alpha=16)
     return q, torch.cat([scale, zero], dim=-1).to(stored_dtype)
 
 
 def dequantize(packed: Tensor, scales_zeros: Tensor, *, bits: int, dtype: torch.dtype) -> Tensor:
     """Values [..., head_dim] in `dtype` from what `quantize` made; computed in fp32."""
     if bits == 4:
-        packed = torch.cat([packed & 0xF, packed >> 4], dim=-1)
+        values = packed.new_empty((*packed.shape[:-1], 2 * packed.size(-1)), dtype=torch.float32)
+        first, second = values.chunk(2, dim=-1)
+        first.copy_(packed & 0xF)
+        second.copy_(packed >> 4)
+    else:
+        values = packed.float()
     scale, zero = scales_zeros.float().split(1, dim=-1)
-    return ((packed.float() - zero) * scale).to(dtype)
+    return values.sub_(zero).mul_(scale).to(dtype)

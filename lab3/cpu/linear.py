@@ -18,6 +18,8 @@ from lmdeploy.pytorch.backends.default.awq_modules import unpack_awq
 from lmdeploy.pytorch.backends.linear import LinearImpl
 from torch import Tensor
 
+from lab3.cpu import cores
+
 # torch's int4 kernel takes these groups; others are cut into the largest of them that divides.
 _KERNEL_GROUPS = (256, 128, 64, 32)
 _KERNEL_ROWS = 16  # and output features in multiples of this
@@ -48,6 +50,8 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
         """x [..., in_features], weight [out_features, in_features] → [..., out_features]."""
         rows = x.reshape(-1, x.size(-1))
         lengths = _lengths(len(rows))
+        # By the longest sequence and not by all rows: a request must not be computed otherwise for being in company.
+        cores.take(max(lengths) * weight.numel())
         if x.dtype == torch.float16:
             wide = weight.float() if max(lengths) > 1 else None
             out = torch.cat([_half(part, weight, wide) for part in rows.split(lengths)])
@@ -56,6 +60,7 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
             out = torch.cat([F.linear(part, weight, bias) for part in rows.split(lengths)])
         else:
             out = F.linear(rows, weight, bias)
+        cores.take(0)
         return out.view(*x.shape[:-1], -1)
 
 
@@ -111,7 +116,9 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
     ) -> Tensor:
         """x [..., in_features] → [..., out_features], in the type of x."""
         rows = x.reshape(-1, self.spec.in_features).to(torch.bfloat16)
+        cores.take(rows.numel() * self.spec.out_features)  # the kernel treats rows and columns one by one
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, qweight, self.kernel_group, scales).to(x.dtype)
+        cores.take(0)
         out = out.view(*x.shape[:-1], self.spec.out_features)
         return out if bias is None else out + bias.to(x.dtype)
 
@@ -132,12 +139,14 @@ class DequantizedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         groups_at_once = max(1, self._SLICE_ELEMENTS // (group * width))
         rows = x.reshape(-1, self.spec.in_features).float()
         out = rows.new_zeros(len(rows), width)
+        cores.take(max(_lengths(len(rows))) * self.spec.in_features * width)
         for first in range(0, scales.size(0), groups_at_once):
             some = slice(first, first + groups_at_once)
             inputs = slice(first * group, (first + groups_at_once) * group)
             codes, zeros = unpack_awq(qweight[inputs], qzeros[some], self.spec.w_bit)
             weight = (codes.float().unflatten(0, (-1, group)) - zeros.float()[:, None]) * scales[some].float()[:, None]
             out.addmm_(rows[:, inputs], weight.flatten(0, 1))
+        cores.take(0)
         if bias is not None:
             out += bias.float()
         return out.to(x.dtype).view(*x.shape[:-1], width)
