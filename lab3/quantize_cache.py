@@ -85,6 +85,8 @@ def code() -> list[Path]:
     here, found, queue = Path(__file__).parent, set[Path](), ["lab3.quantize", "lab3.quantize_worker"]
     while queue:
         name = queue.pop()
+        if name.split(".")[0] != "lab3":  # where lab3 is installed, the other packages lie beside it
+            continue
         stem = here.parent.joinpath(*name.split("."))
         path = next((each for each in (stem.with_suffix(".py"), stem / "__init__.py") if each.is_file()), None)
         if path is None or path in found:  # a name within a module, or seen

@@ -157,5 +157,19 @@ def test_all_of_lab3_that_the_quantizing_process_loads_is_in_the_key():
     assert Path("lab3/pytest_plugin.py") not in known
 
 
+def test_of_an_installed_lab3_its_neighbours_are_no_part(tmp_path: Path):
+    here = Path(quantize_cache.__file__).parent
+    site = tmp_path / "site-packages"
+    shutil.copytree(here, site / "lab3", ignore=shutil.ignore_patterns("__pycache__", "reports", "web", "grading"))
+    (site / "torch").mkdir()
+    (site / "torch" / "__init__.py").write_text("")
+    script = "from lab3.quantize_cache import code; print(*[path for path in code() if 'torch' in path.parts])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []
+
+
 def _file(name: str) -> Path:
     return Path(*name.split(".")).with_suffix(".py")
