@@ -268,13 +268,19 @@ def _right_arguments(name: str) -> Callable[[Evidence], Finding]:
         return _decide(
             all(sorted(each) in numbers for each in wanted),
             yes=f"{name} was called with the question's numbers",
-            no=f"{name} was called with other numbers than the question's",
+            no=f"{name} was called with other numbers than the question's" if called else f"no valid call of {name}",
             source=source,
             expected=wanted,
             actual=called,
         )
 
     return check
+
+
+def _missed(run: ToolFacts) -> str:
+    if not run.answer.strip():
+        return f"the model gave no answer; {run.expected_answer:g} is due"
+    return f"{_short(run.answer)!r} does not say {run.expected_answer:g}"
 
 
 def _says_the_answer(evidence: Evidence) -> Finding:
@@ -285,7 +291,7 @@ def _says_the_answer(evidence: Evidence) -> Finding:
         yes="; ".join(
             "the script printed the last call's result" if t.ends_with_call else _short(t.answer) for t in runs
         ),
-        no=f"{_short(wrong[0].answer)!r} does not say {wrong[0].expected_answer:g}" if wrong else "",
+        no=_missed(wrong[0]) if wrong else "",
         source="the last message, or what the script printed where its last call was computed",
         expected=[t.expected_answer for t in runs],
         actual=[_short(t.answer) for t in runs],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab3 import __version__
-from lab3.errors import Lab3Error
+from lab3.errors import Lab3Error, UsageError
 from lab3.progress import Progress
 from lab3.report.command import add_arguments as add_page_arguments
 from lab3.reports.command import add_arguments as add_report_arguments
@@ -23,6 +23,7 @@ MODEL_HELP = (
 )
 
 
+_MOST_SHOWN = 4  # numbers of a list
 _ROOT_HELP = "where models may lie that a submission names and does not hold"
 
 
@@ -56,7 +57,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from lab3.checks import exit_code, judge
     from lab3.lab import run_lab
     from lab3.report import build_report, write_report
+    from lab3.serve_flags import check_gpu
 
+    check_gpu(arguments.engine)
     evidence = run_lab(arguments.model, arguments.out, engine=arguments.engine, progress=_progress(arguments))
     verdicts = judge(evidence)
     report = build_report(evidence, verdicts)
@@ -112,7 +115,9 @@ def _quantize(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from lab3.models import resolve
     from lab3.serve import ApiServer
+    from lab3.serve_flags import check_gpu
 
+    check_gpu(arguments.engine)
     progress = _progress(arguments)
     server = ApiServer(
         resolve(arguments.model, progress=progress),
@@ -230,6 +235,8 @@ def _web(arguments: argparse.Namespace) -> int:
 def _vram_measure(arguments: argparse.Namespace) -> int:
     from lab3 import vram
 
+    if arguments.pid is not None and not _is_running(arguments.pid):
+        raise UsageError(f"there is no process {arguments.pid}", todo="give the pid of a server that runs")
     reading = vram.read(arguments.pid, device=arguments.device)
     return _show(arguments, reading.to_dict())
 
@@ -415,8 +422,27 @@ def _show(arguments: argparse.Namespace, facts: dict[str, Any]) -> int:
     else:
         width = max(len(name) for name in facts)
         for name, value in facts.items():
-            print(f"{name:<{width}}  {value}", flush=True)
+            print(f"{name:<{width}}  {_plainly(value)}", flush=True)
     return 0
+
+
+def _plainly(value: Any) -> str:
+    """For a person: four digits of a figure, no Python."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        if len(value) > _MOST_SHOWN and all(isinstance(each, int | float) for each in value):
+            return f"{_plainly(min(value))} to {_plainly(max(value))}, {len(value)} values (all of them with --json)"
+        return "; ".join(map(_plainly, value)) or "-"
+    return str(value)
+
+
+def _is_running(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 SLOW_TODO = "ask for fewer tokens (max_tokens) or wait longer (timeout_s)"
-_START_ONE = "start one: `lmdeploy serve api_server MODEL --server-port PORT`, and wait until it says it is ready"
+_START_ONE = "start one: `lab3 serve MODEL --port PORT`, and wait until it says that it is serving"
 SENT_HEADERS = frozenset(
     {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 )

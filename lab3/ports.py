@@ -69,7 +69,7 @@ def taken(host: str, port: int) -> InfraError:
     return InfraError(
         f"port {port} on {host} is taken",
         why=f"{who or 'another process'} listens there",
-        todo=f"{stop}, or choose another port; without a port lab3 takes a free one",
+        todo=f"{stop}, or choose another port; `--port 0` takes a free one",
         kind="address_in_use",
     )
 

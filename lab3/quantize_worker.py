@@ -227,9 +227,7 @@ class _Counted(io.TextIOBase):
                 self._counts[name] += 1
                 # A decoder layer has several linear layers: only whole layers can be counted against a total.
                 total = None if name == "packing weights" else self._layers or None
-                self._progress(
-                    f"{name} the weights" if name != "calibrating" else name, done=self._counts[name], total=total
-                )
+                self._progress(name, done=self._counts[name], total=total)
         return len(text)
 
     def flush(self) -> None:

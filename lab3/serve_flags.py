@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Literal
 
-from lab3.errors import UsageError
+from lab3.errors import InfraError, UsageError
 from lab3.models import ModelConfig
 
 Engine = Literal["turbomind", "pytorch", "cpu"]
@@ -38,6 +38,16 @@ def engine_for(
     if wish == "turbomind" and (obstacle := _turbomind_obstacle(config, kv_bits)):
         raise UsageError("TurboMind cannot serve this model", why=obstacle[0], todo=obstacle[1])
     return wish
+
+
+def check_gpu(wish: str, env: Mapping[str, str] = os.environ) -> None:
+    """Raise InfraError for an engine that wants a GPU on a machine that has none, before minutes go into it."""
+    if wish in ("turbomind", "pytorch") and gpu_capability(env) is None:
+        raise InfraError(
+            f"the engine '{wish}' needs an NVIDIA GPU",
+            why="no driver on this machine tells of one that this process may use",
+            todo="choose the engine 'auto' or 'cpu'; `lab3 doctor` says what is missing",
+        )
 
 
 def choose_engine(config: ModelConfig, capability: tuple[int, int] | None, *, kv_bits: int = 16) -> Engine:

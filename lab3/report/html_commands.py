@@ -29,12 +29,14 @@ def commands(evidence: Evidence) -> list[Command]:
     if evidence.subject == "reference":
         found.append(Command("whole_lab", (f"lab3 run --model {model} --out lab3-out{_engine(evidence)}",)))
         if evidence.quantization is not None:
-            found.append(Command("quantize_step", (f"lab3 quantize {model} --out model-w4a16",)))
+            folder = model_folder(evidence.quantized) if evidence.quantized else ""
+            out = f"{shlex.quote(folder)} --overwrite" if folder else "model-w4a16"
+            found.append(Command("quantize_step", (f"lab3 quantize {model} --out {out}",)))
     if evidence.baseline is not None:
         found.append(Command("first_server", (evidence.baseline.command,)))
     if evidence.quantized is not None:
         found.append(Command("second_server", (evidence.quantized.command,)))
-    base_url = evidence.model if evidence.subject == "server" else _HERE
+    base_url = evidence.model if evidence.subject == "server" else _where(evidence.quantized)
     if evidence.chat is not None:
         found.append(Command("conversation", (ask("chat", evidence.chat.question, base_url, more="--stream "),)))
     if evidence.tools:
@@ -49,14 +51,25 @@ def ask(command: str, question: str, base_url: str = _HERE, *, more: str = "") -
     return f"lab3 {command} {shlex.quote(question)} {where} {more}--temperature 0 --max-tokens 128"
 
 
+def _where(server: ServerFacts | None) -> str:
+    """Where a server that is started with its command answers."""
+    words = _words(server) if server is not None else []
+    port = words[words.index("--server-port") + 1 :][:1] if "--server-port" in words else []
+    return f"http://127.0.0.1:{port[0]}/v1" if port else _HERE
+
+
 def model_folder(server: ServerFacts) -> str:
     """The folder that a server's command names, "" if it names none."""
-    try:
-        words = shlex.split(server.command)
-    except ValueError:
-        return ""
+    words = _words(server)
     after = words[words.index("api_server") + 1 :] if "api_server" in words else []
     return after[0] if after and not after[0].startswith("-") else ""
+
+
+def _words(server: ServerFacts) -> list[str]:
+    try:
+        return shlex.split(server.command)
+    except ValueError:
+        return []
 
 
 def _engine(evidence: Evidence) -> str:

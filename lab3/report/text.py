@@ -24,6 +24,7 @@ def print_report(report: dict[str, Any], path: Path) -> None:
     table = Table(title=f"lab3: {report['subject']} ({report['evidence']['model']})", show_lines=False)
     for column in ("task", "check", "verdict", "points", "why"):
         table.add_column(column, overflow="fold")
+    told: set[str] = set()
     for verdict in report["verdicts"]:
         optional = "" if verdict["required"] else " (ability)"
         table.add_row(
@@ -31,10 +32,19 @@ def print_report(report: dict[str, Any], path: Path) -> None:
             Text(verdict["title"] + optional),
             Text(verdict["status"], style=_STYLES[verdict["status"]]),
             f"{verdict['points']}/{verdict['max_points']}",
-            Text(verdict["reason"] + _cause(verdict)),
+            Text(_once(verdict["reason"], told) + _cause(verdict)),
         )
     console.print(table)
     console.print(f"score {report['score']} of {report['max_score']}; report: {path}", highlight=False, soft_wrap=True)
+
+
+def _once(reason: str, told: set[str]) -> str:
+    """Trouble with the machine keeps many checks from being judged: its many lines are shown with the first of them."""
+    first, *more = reason.splitlines() or [""]
+    if more and reason in told:
+        return f"{first} (as above)"
+    told.add(reason)
+    return reason
 
 
 def _cause(verdict: dict[str, Any]) -> str:

@@ -112,6 +112,8 @@ def run(
             tell(facts)
         else:
             say(f"the page is at {share_url or url}" + (f" (and {url})" if share_url else "") + "; Ctrl-C stops it")
+        if arguments.base_url is not None and facts["model"] is None:
+            progress(f"no server answers at {main[0].base_url} yet; the page says so, and goes on when one does")
         if arguments.open:
             import webbrowser
 

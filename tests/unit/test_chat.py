@@ -151,7 +151,7 @@ def test_no_server_says_how_to_start_one():
     with pytest.raises(InfraError, match="No server answers") as caught:
         chat("hi", base_url=f"http://127.0.0.1:{free_port()}")
 
-    assert "lmdeploy serve api_server" in caught.value.todo
+    assert "lab3 serve MODEL" in caught.value.todo
 
 
 def test_an_unknown_model_names_those_that_are_served(server):

@@ -354,3 +354,9 @@ def test_what_strangers_hold_of_the_card_is_not_the_server_s():
         "serve.memory",
         "serve.kv_int4",
     }
+
+
+def test_a_model_that_calls_and_says_nothing_is_not_told_to_have_said_something_else():
+    verdicts = {each.id: each for each in judge(with_tools(calls=(), answer="", outcome="no_call"))}
+    assert "no valid call of add" in verdicts["tools.add_arguments"].reason
+    assert "gave no answer" in verdicts["tools.answer"].reason

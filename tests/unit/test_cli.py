@@ -113,6 +113,26 @@ def test_run_prints_a_table_that_a_person_can_read(lab, tmp_path: Path, capsys):
     assert "score 95 of 100" in out
 
 
+def test_trouble_that_touches_many_checks_is_told_at_length_once(lab, tmp_path: Path, capsys):
+    trouble = Trouble(
+        text="the model cannot be had\n  because: no hub answers\n  do: take a path", kind="network", fault="machine"
+    )
+    lab(replace(GOOD, chat=None, tools=(), trouble={"chat": trouble, "tools": trouble}))
+    assert cli.main(["run", "--out", str(tmp_path), "--quiet"]) == 3
+    out = capsys.readouterr().out
+    assert out.count("no hub answers") == 1
+    assert out.count("(as above)") > 3
+
+
+def test_an_engine_that_wants_a_gpu_is_refused_before_anything_is_done(lab, monkeypatch, tmp_path: Path, capsys):
+    lab(GOOD)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for command in (["run", "--out", str(tmp_path / "out")], ["serve", str(tmp_path)]):
+        assert cli.main([*command, "--engine", "turbomind", "--quiet"]) == 3
+        assert "needs an NVIDIA GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_report_that_cannot_be_written_whole_is_not_written(tmp_path: Path):
     from lab3.report import write_report
 
@@ -128,6 +148,20 @@ def test_vram_measure_reads_the_device():
     done = run("vram", "measure", "--device", "cpu", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["used_mib"] > 0
+
+
+def test_the_memory_of_a_process_that_there_is_not_is_wrong_usage():
+    done = run("vram", "measure", "--device", "cpu", "--pid", str(2**22 + 1))
+    assert (done.returncode, "there is no process" in done.stderr) == (2, True)
+
+
+def test_figures_are_shown_to_a_person_without_python(capsys):
+    facts = {"seconds": 38.1427627635900036, "none": None, "notices": (), "each": [0.1, 0.25, 0.3, 0.2, 0.15]}
+    cli._show(cli._parser().parse_args(["doctor"]), facts)
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["seconds"] == "38.14"
+    assert shown["none"] == shown["notices"] == "-"
+    assert shown["each"] == "0.1 to 0.3, 5 values (all of them with --json)"
 
 
 def test_doctor_answers_in_one_screen():

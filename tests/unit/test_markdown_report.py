@@ -70,7 +70,7 @@ def test_in_chinese_there_are_as_many_steps_and_they_are_chinese():
     [
         "lmdeploy serve one",
         "lmdeploy serve api_server /models/odd --quant-policy 4",
-        "lab3 quantize odd-model --out model-w4a16",
+        "lab3 quantize odd-model --out /models/odd --overwrite",
     ],
 )
 def test_the_commands_stand_in_blocks_of_their_own(command):
