@@ -24,6 +24,7 @@ MODEL_HELP = (
 
 
 _MOST_SHOWN = 4  # numbers of a list
+_FEW_DIGITS = 10.0  # below it a figure is shown with four digits, from it on with one after the point
 _ROOT_HELP = "where models may lie that a submission names and does not hold"
 
 
@@ -187,7 +188,7 @@ def _funcall(arguments: argparse.Namespace) -> int:
 def _grade(arguments: argparse.Namespace) -> int:
     from lab3.grading.batch import RESULT, Plan, grade_batch
     from lab3.grading.grade import chosen
-    from lab3.grading.results import exit_code
+    from lab3.grading.results import exit_code, in_short
 
     plan = Plan(
         model=arguments.model or "embedded",
@@ -212,7 +213,7 @@ def _grade(arguments: argparse.Namespace) -> int:
         width = max(len(each.name) for each in graded)
         for each in graded:
             why = f"  {each.reasons[0][:100]}" if each.reasons else ""
-            print(f"{each.name:<{width}}  {each.score:>3}/{each.max_score}  {each.status}{why}")
+            print(f"{each.name:<{width}}  {each.score:>3}/{each.max_score}  {in_short(each)}  {each.status}{why}")
         print(f"results: {arguments.out / 'summary.html'}", flush=True)
     return exit_code(graded)
 
@@ -427,11 +428,11 @@ def _show(arguments: argparse.Namespace, facts: dict[str, Any]) -> int:
 
 
 def _plainly(value: Any) -> str:
-    """For a person: four digits of a figure, no Python."""
+    """For a person: no more digits than say something, no Python."""
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if 0 < abs(value) < _FEW_DIGITS else f"{value:.1f}"
     if isinstance(value, list | tuple):
         if len(value) > _MOST_SHOWN and all(isinstance(each, int | float) for each in value):
             return f"{_plainly(min(value))} to {_plainly(max(value))}, {len(value)} values (all of them with --json)"

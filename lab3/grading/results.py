@@ -47,6 +47,13 @@ class Graded:
         return cls(**{**known, **listed})
 
 
+def in_short(graded: Graded) -> str:
+    """How many checks failed, and how many points nobody has judged: those are missing in the score."""
+    failed = sum(each["status"] == "fail" for each in graded.verdicts)
+    open_points = sum(each["max_points"] for each in graded.verdicts if each["status"] == "unknown")
+    return f"{failed:>2} failed, {open_points:>3} points not judged"
+
+
 def exit_code(graded: Sequence[Graded]) -> int:
     """0 all were graded or are for a person to look at, whatever the grades; 3 the machine was in the way of some."""
     return 3 if any(each.status == "infra_error" for each in graded) else 0

@@ -115,7 +115,9 @@ def not_shown(
     ]
     if maybe:
         why = f"{what}: the picture under these words cannot be read"
-        return unsure(why, f"{maybe[0].why}: please look at it", [each.place for each in maybe])
+        line = maybe[0].place.line
+        which = f"picture in line {line}: " if line else ""
+        return unsure(why, f"{which}{maybe[0].why}: please look at it", [each.place for each in maybe])
     if broken := _told_failure(facts, wanted, tools):
         return failed("not_achieved", f"{what}: the report says itself that it did not work", [broken])
     if unread := [each for each in facts.hidden if not each.partly]:

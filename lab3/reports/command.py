@@ -106,10 +106,12 @@ def _text(batch: Any) -> str:
     width = max((len(each.graded.name) for each in batch.reports), default=0)
     lines = []
     for each in batch.reports:
-        failed = sum(verdict.status == "fail" for verdict in each.verdicts)
         why = f"  {one_line(each.reasons[0], 100)}" if each.reasons else ""
         name = f"{each.graded.name:<{width}}"
-        lines.append(f"{name}  {each.score:>3}/{each.max_score}  {failed:>2} failed  {each.status}{why}")
+        failed = sum(verdict.status == "fail" for verdict in each.verdicts)
+        unjudged = sum(verdict.judged.max_points for verdict in each.verdicts if verdict.status == "unknown")
+        judged = f"{failed:>2} failed, {unjudged:>3} points not judged"
+        lines.append(f"{name}  {each.score:>3}/{each.max_score}  {judged}  {each.status}{why}")
     return "\n".join(
         [*lines, f"results: {batch.out / 'summary.html'}", f"review: lab3 grade-reports --review {batch.out}"]
     )

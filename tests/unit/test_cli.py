@@ -154,10 +154,17 @@ def test_the_memory_of_a_process_that_there_is_not_is_wrong_usage():
 
 
 def test_figures_are_shown_to_a_person_without_python(capsys):
-    facts = {"seconds": 38.1427627635900036, "none": None, "notices": (), "each": [0.1, 0.25, 0.3, 0.2, 0.15]}
+    facts = {
+        "seconds": 38.1427627635900036,
+        "used_mib": 66447.0,
+        "perplexity": 7.13712,
+        "none": None,
+        "notices": (),
+        "each": [0.1, 0.25, 0.3, 0.2, 0.15],
+    }
     cli._show(cli._parser().parse_args(["doctor"]), facts)
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert shown["seconds"] == "38.14"
+    assert (shown["seconds"], shown["used_mib"], shown["perplexity"]) == ("38.1", "66447.0", "7.137")
     assert shown["none"] == shown["notices"] == "-"
     assert shown["each"] == "0.1 to 0.3, 5 values (all of them with --json)"
 

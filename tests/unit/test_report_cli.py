@@ -45,7 +45,10 @@ def test_it_says_each_reports_score_and_where_the_results_are(capsys, tmp_path):
 
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert code == 1
-    assert lines[:2] == ["bad 5/10 1 failed graded", "good 10/10 0 failed graded"]
+    assert lines[:2] == [
+        "bad 5/10 1 failed, 0 points not judged graded",
+        "good 10/10 0 failed, 0 points not judged graded",
+    ]
     assert lines[2] == f"results: {tmp_path / 'out' / 'summary.html'}"
 
 
