@@ -2,13 +2,15 @@
 
     python bench/cpu_engine.py [--json]
 
-Three figures for each: one request, eight at once, and the ratio to transformers (fp32, one request, KV cache).
+Tokens per second for each: one request, eight at once, a prompt of some 512 tokens until its first token, and the ratio
+of one request to transformers (fp32, KV cache).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from lab3.serve import ApiServer
 
 TOKENS = 96
 QUESTION = "Tell me a long story about a fox."
+PROMPT = "The fox ran over the hill. " * 68  # some 512 tokens
 
 
 def served(folder: Path, *, kv_bits: int) -> dict[str, float]:
@@ -38,13 +41,19 @@ def served(folder: Path, *, kv_bits: int) -> dict[str, float]:
                 tokens = sum(threads.map(ask, range(at_once)))
             return tokens / (time.perf_counter() - started)
 
+        def prefill(number: int) -> float:
+            reply = chat(f"{number} {PROMPT}", base_url=server.base_url, max_tokens=1, temperature=0.0)
+            return (reply.usage.prompt_tokens if reply.usage else 0) / (reply.ttft_s or reply.seconds)
+
         ask(0)
+        prompts = statistics.median(prefill(number) for number in range(5))
         memory = vram.read(server.pid, device="cpu").used_mib
-        return {"one": rate(1), "eight": rate(8), "start_s": server.startup_seconds or 0.0, "memory_mib": memory}
+        found = {"one": rate(1), "eight": rate(8), "prefill": prompts}
+        return found | {"start_s": server.startup_seconds or 0.0, "memory_mib": memory}
 
 
-def transformers_alone(folder: Path) -> float:
-    """Tokens per second of transformers' generate in fp32."""
+def transformers_alone(folder: Path) -> dict[str, float]:
+    """Tokens per second of transformers' generate in fp32, and of a prompt."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,8 +65,14 @@ def transformers_alone(folder: Path) -> float:
         model.generate(**inputs, max_new_tokens=8, do_sample=False)
         started = time.perf_counter()
         out = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-    tokens: int = out.shape[1] - inputs["input_ids"].shape[1]
-    return tokens / (time.perf_counter() - started)
+        one = (out.shape[1] - inputs["input_ids"].shape[1]) / (time.perf_counter() - started)
+        rates = []
+        for number in range(5):
+            prompt = tokenizer(f"{number} {PROMPT}", return_tensors="pt")
+            started = time.perf_counter()
+            model.generate(**prompt, max_new_tokens=1, do_sample=False)
+            rates.append(prompt["input_ids"].shape[1] / (time.perf_counter() - started))
+    return {"one": one, "prefill": statistics.median(rates)}
 
 
 def main() -> None:
@@ -68,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         quantized = quantize(model, Path(scratch) / "w4a16", quality=False)
         found = {
-            "transformers fp32": {"one": transformers_alone(model)},
+            "transformers fp32": transformers_alone(model),
             "LMDeploy fp16, KV 16": served(model, kv_bits=16),
             "LMDeploy W4A16, KV int4": served(quantized.out, kv_bits=4),
         }
