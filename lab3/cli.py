@@ -234,9 +234,11 @@ def _web(arguments: argparse.Namespace) -> int:
 
 
 def _vram_measure(arguments: argparse.Namespace) -> int:
+    import psutil
+
     from lab3 import vram
 
-    if arguments.pid is not None and not _is_running(arguments.pid):
+    if arguments.pid is not None and not psutil.pid_exists(arguments.pid):
         raise UsageError(f"there is no process {arguments.pid}", todo="give the pid of a server that runs")
     reading = vram.read(arguments.pid, device=arguments.device)
     return _show(arguments, reading.to_dict())
@@ -438,12 +440,6 @@ def _plainly(value: Any) -> str:
             return f"{_plainly(min(value))} to {_plainly(max(value))}, {len(value)} values (all of them with --json)"
         return "; ".join(map(_plainly, value)) or "-"
     return str(value)
-
-
-def _is_running(pid: int) -> bool:
-    import psutil
-
-    return bool(psutil.pid_exists(pid))
 
 
 def _print_json(value: dict[str, Any]) -> None:

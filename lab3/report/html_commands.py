@@ -36,7 +36,7 @@ def commands(evidence: Evidence) -> list[Command]:
         found.append(Command("first_server", (evidence.baseline.command,)))
     if evidence.quantized is not None:
         found.append(Command("second_server", (evidence.quantized.command,)))
-    base_url = evidence.model if evidence.subject == "server" else _where(evidence.quantized)
+    base_url = asked_at(evidence)
     if evidence.chat is not None:
         found.append(Command("conversation", (ask("chat", evidence.chat.question, base_url, more="--stream "),)))
     if evidence.tools:
@@ -45,15 +45,17 @@ def commands(evidence: Evidence) -> list[Command]:
     return found
 
 
-def ask(command: str, question: str, base_url: str = _HERE, *, more: str = "") -> str:
+def ask(command: str, question: str, base_url: str, *, more: str = "") -> str:
     """`lab3 chat` or `lab3 funcall` with the question."""
     where = f"--base-url {shlex.quote(base_url)}"
     return f"lab3 {command} {shlex.quote(question)} {where} {more}--temperature 0 --max-tokens 128"
 
 
-def _where(server: ServerFacts | None) -> str:
-    """Where a server that is started with its command answers."""
-    words = _words(server) if server is not None else []
+def asked_at(evidence: Evidence) -> str:
+    """The base URL of the server that was asked, or of one that is started with the quantized one's command."""
+    if evidence.subject == "server":
+        return evidence.model
+    words = _words(evidence.quantized) if evidence.quantized is not None else []
     port = words[words.index("--server-port") + 1 :][:1] if "--server-port" in words else []
     return f"http://127.0.0.1:{port[0]}/v1" if port else _HERE
 

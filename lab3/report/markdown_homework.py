@@ -11,7 +11,7 @@ from lab3.evidence import CallFacts, ChatFacts, Evidence, QuantizationFacts, Ser
 from lab3.report import charts_lab
 from lab3.report.charts import Chart
 from lab3.report.charts_figures import change, figure, grouped, megabytes, rounded_up
-from lab3.report.html_commands import ask, commands, model_folder
+from lab3.report.html_commands import ask, asked_at, commands, model_folder
 from lab3.report.html_page import save
 from lab3.report.html_words import Language, Words
 from lab3.report.markdown_text import cell, code, fence, plain, table
@@ -57,6 +57,7 @@ class Homework:
         self.pictures: list[Chart] = []
         self._parts: list[str] = []
         self._commands = {each.name: each for each in commands(self.evidence)}
+        self._base_url = asked_at(self.evidence)
 
     def text(self) -> str:
         """The whole homework."""
@@ -133,10 +134,12 @@ class Homework:
         self._say(f"### {self.words('hw_chat')}")
         if chat is None:
             return self._not_shown("chat")
-        self._step(ask("chat", chat.question, more="--stream "), self._turn(chat.question, chat.text))
+        self._step(ask("chat", chat.question, self._base_url, more="--stream "), self._turn(chat.question, chat.text))
         self._say(self._counts(chat))
         if chat.other_question and chat.other_text is not None:
-            self._step(ask("chat", chat.other_question), self._turn(chat.other_question, chat.other_text))
+            self._step(
+                ask("chat", chat.other_question, self._base_url), self._turn(chat.other_question, chat.other_text)
+            )
         return None
 
     def _memory(self) -> None:
@@ -166,7 +169,8 @@ class Homework:
         self._say(words("hw_functions", choice=plain(asked.tool_choice), question=code(asked.question)))
         self._say(fence("\n\n".join(inspect.getsource(each) for each in (funcall.add, funcall.mul)), "python"))
         lines = [f"{call.name}({call.arguments_json}) → {_result(call.outcome, call.result)}" for call in asked.calls]
-        self._step(ask("funcall", asked.question, more="--seed 0 "), "\n".join([*lines, asked.answer or asked.outcome]))
+        command = ask("funcall", asked.question, self._base_url, more="--seed 0 ")
+        self._step(command, "\n".join([*lines, asked.answer or asked.outcome]))
         if asked.calls:
             self._say(words("hw_wire"))
             self._say(fence("\n".join(map(_wire, asked.calls)), "json"))

@@ -15,7 +15,7 @@ import pytest
 from lab3.errors import UsageError
 from lab3.grading.export_text import cell, one_line, visible, write_text
 from lab3.grading.exporters import write_outputs
-from lab3.grading.results import Graded
+from lab3.grading.results import Graded, in_short
 from lab3.grading.similar import Pair
 
 HOSTILE = [
@@ -53,6 +53,11 @@ def verdict(number: int = 0, status: str = "pass", text: str = "it is so", **mor
         "required": True,
         "blame": blame if status == "fail" else None,
     } | more
+
+
+def test_a_graders_line_counts_what_failed_and_the_points_that_nobody_has_judged():
+    judged = graded(verdicts=(verdict(0), verdict(1, "fail"), verdict(2, "unknown") | {"max_points": 12}))
+    assert in_short(judged).split() == ["1", "failed,", "12", "points", "not", "judged"]
 
 
 def graded(name: str = "s1", *, verdicts: Any = None, text: str = "", **more: Any) -> Graded:

@@ -270,3 +270,12 @@ def test_it_goes_where_it_is_sent(tmp_path, capsys):
 def test_what_others_did_is_no_homework_of_ours(tmp_path, capsys):
     assert hand_in(run_folder(tmp_path, evidence(subject="submission"))) == 2
     assert "what to do:" in capsys.readouterr().err
+
+
+def test_the_questions_go_to_the_server_that_the_command_before_them_starts():
+    served = server(command="lmdeploy serve api_server /models/odd --server-port 37499")
+    asked = [
+        text for text in fences(homework(evidence(quantized=served))) if text.startswith(("lab3 chat", "lab3 funcall"))
+    ]
+    assert len(asked) >= 2
+    assert all("--base-url http://127.0.0.1:37499/v1" in text for text in asked)

@@ -52,6 +52,11 @@ def test_it_says_each_reports_score_and_where_the_results_are(capsys, tmp_path):
     assert lines[2] == f"results: {tmp_path / 'out' / 'summary.html'}"
 
 
+def test_it_says_how_many_points_nobody_has_judged(capsys, tmp_path):
+    _, out, _ = run(capsys, report(tmp_path, "open", "fine"), "--out", tmp_path / "out")
+    assert "0 failed, 5 points not judged" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(("line", "code"), [("fine", 0), ("wrong", 1), ("BREAK", 3)])
 def test_the_exit_code_tells_fail_from_trouble(capsys, tmp_path, line, code):
     assert run(capsys, report(tmp_path, "a", line, memory="1/2"), "--out", tmp_path / "out")[0] == code

@@ -1,6 +1,7 @@
 """What commands ask for: LMDeploy's by its own parser, of whatever year; lab3's own; and what typing errors come to."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -94,6 +95,15 @@ def test_a_quantization_that_cannot_have_run_is_put_to_a_person():
     )
     judged = draft.judged()["quantize_command"]
     assert (judged.status, bool(judged.review)) == ("unknown", True)
+
+
+def test_the_picture_that_a_person_is_to_look_at_is_named_by_its_line():
+    draft = whole_report(serve=lambda d: d.heading("启动 API 服务").picture())
+    number = max(
+        at for at, each in enumerate(draft.blocks) if each.picture and draft.blocks[at - 1].text == "启动 API 服务"
+    )
+    draft.blocks[number] = replace(draft.blocks[number], line=31)
+    assert draft.judged()["serve_command"].review.startswith("picture in line 31: ")
 
 
 def test_a_quantization_with_a_typing_error_whose_folder_is_listed_was_typed_right():

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from lab3.ports import reserve
 from tests import fake_openai as fake
 from tests.browser import Browser
 from tests.fake_openai import Answer, FakeOpenAI, delta, fake_openai, sse
@@ -102,6 +103,13 @@ def page(logged_in: Browser, web: Web, server: FakeOpenAI, baseline: FakeOpenAI)
     yield Page(logged_in, web.url).open()
     for each in (server, baseline):
         each.answers.clear()
+
+
+def test_a_server_that_does_not_answer_is_told_where_the_page_was_started(tmp_path: Path):
+    with reserve("127.0.0.1") as held:  # nobody listens there
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with running(tmp_path / "web.log", "--base-url", url) as dead:
+            eventually(lambda: f"no server answers at {url} yet" in dead.log.read_text())
 
 
 # --- who may come in ----------------------------------------------------------------------------------------------
