@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab3.garbage import collect_rarely
 from lab3.threads import wait_patiently
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["lab3.pytest_plugin"]
 
 wait_patiently()  # two workers share the cores
+collect_rarely()
 # A card of this size is enough for the embedded model, and several servers fit into one machine beside each other.
 os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
 

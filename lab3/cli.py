@@ -12,6 +12,7 @@ from typing import Any
 
 from lab3 import __version__
 from lab3.errors import Lab3Error, UsageError
+from lab3.garbage import collect_rarely
 from lab3.progress import Progress
 from lab3.report.command import add_arguments as add_page_arguments
 from lab3.reports.command import add_arguments as add_report_arguments
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 all well, 1 a check failed, 2 wrong usage, 3 trouble with the machine."""
     arguments = _parser().parse_args(argv)
     wait_patiently()
+    collect_rarely()
     try:
         return int(arguments.run(arguments))
     except Lab3Error as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from lab3.errors import Lab3Error
+from lab3.garbage import collect_rarely
 from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
     if any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND) and not _given(argv, "--backend"):
         argv = [*argv, "--backend", "pytorch"]
     wait_patiently()
+    collect_rarely()
     try:
         from lab3.cpu.patches import install
 
