@@ -71,6 +71,14 @@ def installed() -> bool:
     return bool(_undo)
 
 
+def original(owner: Any, name: str) -> Any:
+    """What `owner` had as `name` before `install`. Raises LookupError: that is no patch."""
+    found = [before for each, attribute, before in _undo if (each, attribute) == (owner, name)]
+    if not found:
+        raise LookupError(f"{name} of {owner} is not replaced.")
+    return found[0]
+
+
 _undo: list[tuple[Any, str, Any]] = []
 
 
@@ -242,6 +250,12 @@ def _child_on_cpu(_: Any) -> Any:
     return staticmethod(engine_process)
 
 
+def _forked_where_it_is_safe(original: Any) -> Any:
+    from lab3.cpu.worker import Multiprocessing
+
+    return Multiprocessing(original)
+
+
 def _device_option(_: Any) -> Any:
     def device(parser: Any, default: str = "cpu", choices: Any = None) -> Any:
         return parser.add_argument("--device", default="cpu", choices=["cpu"], help="The device type of running")
@@ -290,6 +304,11 @@ PATCHES: tuple[Patch, ...] = (
         "api_server spawns its engine: the child must install the device, too",
         _child_on_cpu,
         ("shared_dict", "condition", "model_path", "engine_config", "log_level", "speculative_config", "kwargs"),
+    ),
+    Patch(
+        f"{_PT}.engine.mp_engine.zmq_engine:mp",
+        "the spawned engine imports all of LMDeploy anew, for CUDA's sake",
+        _forked_where_it_is_safe,
     ),
     # the configuration
     Patch(

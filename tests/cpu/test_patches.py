@@ -163,3 +163,30 @@ def test_the_command_offers_the_cpu_and_nothing_else():
 
 def test_the_command_is_lmdeploys():
     assert lmdeploy_on_cpu("--version").stdout.strip() == "0.18.0"
+
+
+def test_a_process_of_one_thread_forks_its_engine_and_another_spawns_it():
+    """In a process of its own, since this one has had threads."""
+    code = """
+import multiprocessing, threading
+from lab3.cpu.worker import Multiprocessing
+ours = Multiprocessing(multiprocessing)
+print(ours.get_context("spawn").get_start_method(), ours.get_context("forkserver").get_start_method())
+stop = threading.Event()
+threading.Thread(target=stop.wait).start()
+print(ours.get_context("spawn").get_start_method(), ours.Manager is multiprocessing.Manager)
+stop.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["fork", "forkserver", "spawn", "True"]
+
+
+def test_what_was_there_before_is_found_and_what_is_not_replaced_is_not(cpu_device):
+    from lmdeploy.pytorch.engine.mp_engine.zmq_engine import ZMQMPEngine
+
+    from lab3.cpu import patches
+
+    assert patches.original(ZMQMPEngine, "_mp_proc").__func__.__module__ == ZMQMPEngine.__module__
+    assert ZMQMPEngine._mp_proc.__module__ == "lab3.cpu.worker"
+    with pytest.raises(LookupError, match="not replaced"):
+        patches.original(ZMQMPEngine, "close")
