@@ -1,19 +1,16 @@
-"""Paged attention on the CPU: write new keys and values to LMDeploy's blocks, gather them back, attend in fp32."""
+"""Paged attention on the CPU: write new keys and values to LMDeploy's blocks, read them there, attend in fp32."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lmdeploy.messages import QuantPolicy
 from lmdeploy.pytorch.backends.attention import AttentionImpl, AttentionMetadata, PagedAttentionBuildSpec
 from torch import Tensor
 
-from lab3.cpu import cores, kv_quant
-
-_BITS = {QuantPolicy.INT4: 4, QuantPolicy.INT8: 8}
+from lab3.cpu import cores, kernels
 
 
 @dataclass
@@ -23,12 +20,11 @@ class CpuAttentionMetadata(AttentionMetadata):  # type: ignore[misc]
     B sequences with T new tokens in all.
     """
 
-    fill_block: Tensor | None = None  # [T] block that each new token's key and value go to
-    fill_offset: Tensor | None = None  # [T] place within that block
+    fill_block: Any = None  # int64 [T] block that each new token's key and value go to
+    fill_offset: Any = None  # int64 [T] place within that block
     query_lengths: tuple[int, ...] = ()  # [B] new tokens
     kv_lengths: tuple[int, ...] = ()  # [B] tokens in the cache, the new ones included
-    # [n] blocks that hold a token, a sequence's one after the other
-    used_blocks: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    blocks: Any = None  # int64 [B, most blocks of a sequence]
 
 
 def build_metadata(step: Any) -> CpuAttentionMetadata:
@@ -39,7 +35,6 @@ def build_metadata(step: Any) -> CpuAttentionMetadata:
     first_new = torch.cumsum(q_seqlens, 0) - q_seqlens
     position = torch.arange(len(sequence)) - first_new[sequence] + (kv_seqlens - q_seqlens)[sequence]
     block_size = step.cache_config.kernel_block_size
-    query_lengths, kv_lengths = tuple(q_seqlens.tolist()), tuple(kv_seqlens.tolist())
     return CpuAttentionMetadata(
         is_decoding=step.is_decoding,
         block_offsets=block_offsets,
@@ -47,13 +42,11 @@ def build_metadata(step: Any) -> CpuAttentionMetadata:
         q_seqlens=q_seqlens,
         kv_seqlens=kv_seqlens,
         quant_policy=step.kv_quant_policy,
-        fill_block=block_offsets[sequence, position // block_size],
-        fill_offset=position % block_size,
-        query_lengths=query_lengths,
-        kv_lengths=kv_lengths,
-        used_blocks=torch.cat(
-            [blocks[: -(-length // block_size)] for blocks, length in zip(block_offsets, kv_lengths, strict=True)]
-        ),
+        fill_block=block_offsets[sequence, position // block_size].numpy(),
+        fill_offset=(position % block_size).numpy(),
+        query_lengths=tuple(q_seqlens.tolist()),
+        kv_lengths=tuple(kv_seqlens.tolist()),
+        blocks=block_offsets.numpy(),
     )
 
 
@@ -104,30 +97,42 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         """Attention of `query` [T, heads, head_dim] over the cache, after `key` and `value` [T, kv_heads, head_dim]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
-        _fill((k_cache, v_cache), (k_scales_zeros, v_scales_zeros), (key, value), meta)
-        keys, values = _gather((k_cache, v_cache), (k_scales_zeros, v_scales_zeros), meta)
-        outputs, first = [], 0
-        query = query.float() if query.dtype != torch.float32 else query
-        for q, kv_length in zip(query.split(meta.query_lengths), meta.kv_lengths, strict=True):
-            own = slice(first, first + kv_length)
-            outputs.append(self._attend(q, keys[own].transpose(0, 1), values[own].transpose(0, 1)))
-            first += -(-kv_length // k_cache.size(1)) * k_cache.size(1)
-        cores.take(0)
-        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return out.to(key.dtype)
+        caches = kernels.stored(k_cache), kernels.stored(v_cache)
+        scales = caches
+        places = meta.fill_block, meta.fill_offset
+        if k_scales_zeros is None or v_scales_zeros is None:
+            for cache, new in zip(caches, (key, value), strict=True):
+                kernels.write_plain(kernels.stored(new), *places, cache)
+        else:
+            scales = kernels.stored(k_scales_zeros), kernels.stored(v_scales_zeros)
+            for cache, sz, new in zip(caches, scales, (key, value), strict=True):
+                kernels.write_quantized(kernels.stored(new), *places, cache, sz)
+        out = key.new_empty(len(query), self.num_heads, self.v_head_size)
+        wide, written = query.float(), kernels.stored(out)
+        queries, first = kernels.stored(wide), 0
+        for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
+            last = first + new_tokens
+            if new_tokens == 1:
+                kernels.attend(queries[first], *caches, *scales, blocks, length, self.scale, written[first])
+            else:
+                seen = [key.new_empty(length, self.num_kv_heads, d, dtype=torch.float32) for d in self._widths]
+                for cache, sz, each in zip(caches, scales, seen, strict=True):
+                    kernels.read(cache, sz, blocks, kernels.stored(each))
+                out[first:last] = self._attend(wide[first:last], *(each.transpose(0, 1) for each in seen))
+            first = last
+        return out
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        return self.head_size, self.v_head_size
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """One sequence: query [n, heads, dim], keys and values [kv_heads, length, dim] → [n, heads, dim].
 
-        A single query needs no mask: the queries of a group stand where SDPA has query positions. A chunk that is not a
-        prompt's first sees all earlier tokens through the cache.
+        A chunk that is not a prompt's first sees all earlier tokens through the cache.
         """
         new, length = len(query), keys.size(1)
         cores.take(2 * new * length * self.num_heads * query.size(-1))
-        if new == 1:
-            grouped = query.view(1, self.num_kv_heads, -1, query.size(-1))
-            out = F.scaled_dot_product_attention(grouped, keys[None], values[None], scale=self.scale)
-            return out.view(1, self.num_heads, -1)
         mask = None if new == length else torch.ones(new, length, dtype=torch.bool).tril(length - new)
         out = F.scaled_dot_product_attention(
             query.transpose(0, 1)[None],
@@ -138,41 +143,5 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
             scale=self.scale,
             enable_gqa=self.num_heads != self.num_kv_heads,
         )
+        cores.take(0)
         return out[0].transpose(0, 1)
-
-
-Pair = tuple[Tensor, Tensor]  # of keys and of values
-
-
-def _fill(
-    caches: Pair, scales_zeros: tuple[Tensor | None, Tensor | None], new: Pair, meta: CpuAttentionMetadata
-) -> None:
-    """Write `new` [T, kv_heads, head_dim] to its places in the caches, quantized as the policy says."""
-    places = (meta.fill_block, meta.fill_offset)
-    if scales_zeros[0] is None or scales_zeros[1] is None:
-        for cache, each in zip(caches, new, strict=True):
-            cache.index_put_(places, each.to(cache.dtype))
-        return
-    bits, stored = _BITS[meta.quant_policy], scales_zeros[0].dtype
-    # Keys and values are often as wide as each other, and then quantized in one go: small operators cost as much.
-    if new[0].shape == new[1].shape:
-        packed, sz = kv_quant.quantize(torch.stack(new), bits=bits, stored_dtype=stored)
-        written = tuple(zip(packed, sz, strict=True))
-    else:
-        written = tuple(kv_quant.quantize(each, bits=bits, stored_dtype=stored) for each in new)
-    for cache, target, (codes, sz) in zip(caches, scales_zeros, written, strict=True):
-        cache.index_put_(places, codes)
-        target.index_put_(places, sz)  # type: ignore[union-attr]
-
-
-def _gather(caches: Pair, scales_zeros: tuple[Tensor | None, Tensor | None], meta: CpuAttentionMetadata) -> Pair:
-    """All tokens of all blocks in use, a sequence's one after the other: fp32 [tokens, kv_heads, head_dim] each."""
-    tokens = [cache.index_select(0, meta.used_blocks).flatten(0, 1) for cache in caches]
-    if scales_zeros[0] is None or scales_zeros[1] is None:
-        return tokens[0].float(), tokens[1].float()
-    bits = _BITS[meta.quant_policy]
-    sz = [each.index_select(0, meta.used_blocks).flatten(0, 1) for each in scales_zeros if each is not None]
-    keys, values = (
-        kv_quant.dequantize(codes, own, bits=bits, dtype=torch.float32) for codes, own in zip(tokens, sz, strict=True)
-    )
-    return keys, values

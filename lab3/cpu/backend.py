@@ -1,17 +1,21 @@
-"""The operators: LMDeploy's plain-torch `DefaultOpsBackend` with ours for attention, linear layers and sampling."""
+"""The operators: LMDeploy's plain-torch `DefaultOpsBackend`, with ours for all that a dense decoder consists of."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lmdeploy.pytorch.backends.activation import SiluAndMulBuildSpec
+from lmdeploy.pytorch.backends.apply_rotary_emb import ApplyRotaryEmbBuildSpec
 from lmdeploy.pytorch.backends.attention import PagedAttentionBuildSpec
 from lmdeploy.pytorch.backends.awq_modules import LinearW4A16BuildSpec
 from lmdeploy.pytorch.backends.default.op_backend import DefaultOpsBackend
 from lmdeploy.pytorch.backends.linear import LinearBuildSpec
 from lmdeploy.pytorch.backends.multinomial_sampling import MultinomialSamplingBuildSpec
+from lmdeploy.pytorch.backends.norm import RMSNormBuildSpec
 
 from lab3.cpu import cores
 from lab3.cpu.attention import CpuAttentionMetadata, build_attention, build_metadata
+from lab3.cpu.between import CpuApplyRotaryEmb, CpuRMSNorm, CpuSiluAndMul
 from lab3.cpu.linear import CpuLinear, begin_step, build_w4a16
 from lab3.cpu.sampling import CpuMultinomialSampling
 
@@ -31,6 +35,12 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
             return build_w4a16(spec)
         if isinstance(spec, LinearBuildSpec):
             return CpuLinear()
+        if isinstance(spec, RMSNormBuildSpec):
+            return CpuRMSNorm(spec.eps)
+        if isinstance(spec, SiluAndMulBuildSpec):
+            return CpuSiluAndMul()
+        if isinstance(spec, ApplyRotaryEmbBuildSpec):
+            return CpuApplyRotaryEmb()
         if isinstance(spec, MultinomialSamplingBuildSpec):
             return CpuMultinomialSampling()
         return super().build_op(spec, enable_deterministic=enable_deterministic)

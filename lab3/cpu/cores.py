@@ -6,6 +6,11 @@ thousand operators of a few microseconds each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
 import torch
 
 _all = torch.get_num_threads()
@@ -16,3 +21,21 @@ _WORTH_WAKING = 2**23
 def take(multiplications: int) -> None:
     """Let torch compute what comes next in this thread on one core, or on all for so many multiplications."""
     torch.set_num_threads(_all if multiplications >= _WORTH_WAKING else 1)
+
+
+def in_parts(size: int, multiplications: int, compute: Callable[[int, int], None]) -> None:
+    """`compute(first, last)` for the ranges that `size` is cut into, one for each core that is worth it, at once.
+
+    `compute` lets go of Python's lock. What it raises is raised here.
+    """
+    parts = _all if multiplications >= _WORTH_WAKING else 1
+    bounds = [size * part // parts for part in range(parts + 1)]
+    others = [_pool().submit(compute, *ends) for ends in pairwise(bounds[1:])]
+    compute(*bounds[:2])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _all - 1), thread_name_prefix="lab3-cpu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,11 +19,16 @@ from lmdeploy.pytorch.backends.default.awq_modules import unpack_awq
 from lmdeploy.pytorch.backends.linear import LinearImpl
 from torch import Tensor
 
-from lab3.cpu import cores
+from lab3.cpu import cores, kernels
+from lab3.cpu.kernels import stored
 
 # torch's int4 kernel takes these groups; others are cut into the largest of them that divides.
 _KERNEL_GROUPS = (256, 128, 64, 32)
 _KERNEL_ROWS = 16  # and output features in multiples of this
+_int4_product = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+# From so many rows of a sequence on, weights dequantized for one product gain: it treats them 5 to 10 times as fast.
+_LONG = 64
+_DENSE_TYPE = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 _step = threading.local()
 
 
@@ -42,8 +48,8 @@ def _lengths(rows: int) -> list[int]:
 class CpuLinear(LinearImpl):  # type: ignore[misc]
     """x @ weight.T + bias, sequence by sequence.
 
-    fp16 is multiplied in fp32, which is up to 5 times faster in torch, but for single rows, where fp16 is faster.
-    Only fp32 rows of a decoding step stay together: no rounding to 16 bits makes their last bit matter.
+    Prompts in fp16 are multiplied in fp32, which is up to 5 times faster in torch. The rows of a decoding step stay
+    together: `kernels.few_rows` keeps them apart by itself, and fp32 has no rounding that makes a last bit matter.
     """
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
@@ -52,22 +58,27 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
         lengths = _lengths(len(rows))
         # By the longest sequence and not by all rows: a request must not be computed otherwise for being in company.
         cores.take(max(lengths) * weight.numel())
-        if x.dtype == torch.float16:
-            wide = weight.float() if max(lengths) > 1 else None
-            out = torch.cat([_half(part, weight, wide) for part in rows.split(lengths)])
-            out = out if bias is None else out + bias
-        elif max(lengths) > 1 or x.dtype != torch.float32:
-            out = torch.cat([F.linear(part, weight, bias) for part in rows.split(lengths)])
+        if max(lengths) == 1:
+            out = F.linear(rows, weight) if x.dtype == torch.float32 else _few_rows(rows, weight)
         else:
-            out = F.linear(rows, weight, bias)
+            wide = weight.float() if x.dtype == torch.float16 else weight
+            out = torch.cat([_sequence(part, weight, wide) for part in rows.split(lengths)])
         cores.take(0)
-        return out.view(*x.shape[:-1], -1)
+        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
 
 
-def _half(rows: Tensor, weight: Tensor, wide: Tensor | None) -> Tensor:
-    if len(rows) == 1 or wide is None:
-        return F.linear(rows, weight)
-    return F.linear(rows.float(), wide).half()
+def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
+    if len(rows) == 1 and rows.dtype != torch.float32:
+        return _few_rows(rows, weight)
+    return F.linear(rows.to(wide.dtype), wide).to(rows.dtype)
+
+
+def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
+    """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
+    out = rows.new_empty(len(rows), len(weight))
+    x, w, written = stored(rows.float()), stored(weight), stored(out)
+    cores.in_parts(len(weight), weight.numel(), lambda first, last: kernels.few_rows(x, w, first, last, written))
+    return out
 
 
 def build_w4a16(spec: LinearW4A16BuildSpec) -> LinearW4A16Impl:
@@ -116,11 +127,54 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
     ) -> Tensor:
         """x [..., in_features] → [..., out_features], in the type of x."""
         rows = x.reshape(-1, self.spec.in_features).to(torch.bfloat16)
-        cores.take(rows.numel() * self.spec.out_features)  # the kernel treats rows and columns one by one
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, qweight, self.kernel_group, scales).to(x.dtype)
+        lengths = _lengths(len(rows))
+        longest = max(lengths)
+        block = _block_of_outputs() if longest >= _LONG else 0
+        # By the longest sequence, as above.
+        cores.take(longest * self.spec.in_features * self.spec.out_features)
+        if block and self.spec.out_features % block == 0:
+            weight = self._dense(qweight, scales, block)
+            out = rows.new_empty(len(rows), self.spec.out_features, dtype=weight.dtype)
+            for part, result in zip(rows.split(lengths), out.split(lengths), strict=True):
+                if len(part) >= _LONG:
+                    torch.mm(part.to(weight.dtype), weight, out=result)
+                else:
+                    result.copy_(self._product(part, qweight, scales))
+        else:
+            out = self._product(rows, qweight, scales)  # which treats rows one by one
+        out = out.to(x.dtype).view(*x.shape[:-1], self.spec.out_features)
         cores.take(0)
-        out = out.view(*x.shape[:-1], self.spec.out_features)
         return out if bias is None else out + bias.to(x.dtype)
+
+    def _product(self, rows: Tensor, qweight: Tensor, scales: Tensor) -> Tensor:
+        return _int4_product(rows, qweight, self.kernel_group, scales)
+
+    def _dense(self, qweight: Tensor, scales: Tensor, block: int) -> Tensor:
+        """The layer's weights [in_features, out_features], for one product, in the type that is multiplied faster."""
+        weight = scales.new_empty(self.spec.in_features, self.spec.out_features, dtype=_DENSE_TYPE)
+        codes, out = qweight.view(-1, self.spec.in_features, block // 2).numpy(), stored(weight)
+        factor, offset = scales.float().unbind(-1)
+        factors, offsets = stored(factor.contiguous()), stored(offset - 8 * factor)  # the kernel means code - 8
+
+        def unpack(first: int, last: int) -> None:
+            kernels.unpack(codes, factors, offsets, first, last, out)
+
+        cores.in_parts(len(codes), weight.numel(), unpack)
+        return weight
+
+
+@cache
+def _block_of_outputs() -> int:
+    """How many outputs torch's int4 layout holds together on this processor, 0 if it is not one that `kernels.unpack`
+    reads: asked of torch itself, by codes that were packed and are looked for."""
+    codes = torch.randint(16, (128, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1).flatten()
+    for block in (64, 32):
+        bytes_ = packed.view(-1, codes.size(1), block // 2)
+        found = torch.cat([bytes_ & 15, bytes_ >> 4], dim=-1).transpose(1, 2).reshape(codes.shape)
+        if torch.equal(found.int(), codes):
+            return block
+    return 0
 
 
 class DequantizedW4A16(LinearW4A16Impl):  # type: ignore[misc]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -82,3 +87,52 @@ def test_a_half_precision_layer_is_as_exact_as_its_type(rows: int):
     out = CpuLinear().forward(x, weight, bias)
     assert out.dtype == torch.float16
     torch.testing.assert_close(out.double(), expected, rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_long_prompts_are_multiplied_by_the_weights_that_the_kernel_multiplies_by(capability: str):
+    """torch chooses a layout for 4-bit weights by the processor: each that it has here, and one that is not known."""
+    code = """
+import torch
+from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
+from lab3.cpu import linear
+from tests.cpu.test_linear import awq_layer, build
+for outputs in (320, 336):
+    qweight, scales, qzeros = awq_layer(inputs=512, outputs=outputs, group=64)
+    impl = build(inputs=512, outputs=outputs, group=64)
+    weights = impl.update_weights(qweight, scales, qzeros)
+    block = linear._block_of_outputs()
+    if block and outputs % block == 0:
+        exact = dequantize_gemm(qweight, qzeros, scales, 4, 64).float()
+        dense = impl._dense(*weights[:2], block)
+        torch.testing.assert_close(dense.float(), exact, rtol=2**-7, atol=2e-3)
+    x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
+    linear.begin_step([100])
+    long = impl.forward(x, *weights)
+    linear.begin_step([20] * 5)
+    error = (long.float() - impl.forward(x, *weights).float()).norm() / long.float().norm()
+    assert error < 4e-3, error
+print(torch.backends.cpu.get_cpu_capability(), block)
+"""
+    environ = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    used, block = done.stdout.split()
+    assert int(block) == {"DEFAULT": 0, "AVX2": 32, "AVX512": 64}.get(used, 0)
+
+
+def test_a_long_sequence_gives_the_same_bits_alone_and_in_company_and_so_do_the_others():
+    from lab3.cpu.linear import begin_step
+
+    qweight, scales, qzeros = awq_layer(inputs=512, outputs=320, group=64)
+    impl = build(inputs=512, outputs=320, group=64)
+    weights = impl.update_weights(qweight, scales, qzeros)
+    x = torch.randn(111, 512, generator=torch.Generator().manual_seed(0)).half()
+    parts = [10, 70, 1, 30]
+    begin_step(parts)
+    together = impl.forward(x, *weights)
+    alone = []
+    for part in x.split(parts):
+        begin_step([len(part)])
+        alone.append(impl.forward(part, *weights))
+    assert torch.equal(together, torch.cat(alone))

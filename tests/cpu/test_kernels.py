@@ -1,0 +1,256 @@
+"""What stands between the matrix products, in one pass each: the numbers are those that torch makes in many."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lab3.cpu import kv_quant
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kernels")]  # what one process compiled the others need not
+
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+# One rounding to the type: half a unit in its last place, and fp32's own sums in another order.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
+
+@pytest.fixture(params=TYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def numbers(*shape: int, dtype: torch.dtype, seed: int = 0, spread: float = 3.0) -> torch.Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * spread).to(dtype)
+
+
+def close(ours: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=tolerance * exact.abs().max().item() * 1e-3)
+
+
+class TestBetweenTheProducts:
+    """RMSNorm, SwiGLU's middle and the rotary embedding, as LMDeploy calls them."""
+
+    def test_the_norm_is_that_of_the_sum_which_is_kept(self, dtype: torch.dtype):
+        from lab3.cpu.between import CpuRMSNorm
+
+        x, residual, weight = (
+            numbers(*s, dtype=dtype, seed=i) for i, s in enumerate(((1, 5, 576), (1, 5, 576), (576,)))
+        )
+        out, total = CpuRMSNorm(1e-5).forward(x, weight, residual)
+        assert torch.equal(total, x + residual)
+        exact = F.rms_norm(total.double(), (576,), weight.double(), 1e-5)
+        close(out, exact, dtype)
+        close(CpuRMSNorm(1e-5).forward(x, weight), F.rms_norm(x.double(), (576,), weight.double(), 1e-5), dtype)
+
+    def test_a_row_of_zeros_has_a_norm(self, dtype: torch.dtype):
+        from lab3.cpu.between import CpuRMSNorm
+
+        assert not CpuRMSNorm(1e-6).forward(torch.zeros(2, 64, dtype=dtype), torch.ones(64, dtype=dtype)).any()
+
+    def test_silu_is_multiplied_from_one_end_of_the_numbers_to_the_other(self, dtype: torch.dtype):
+        from lab3.cpu.between import CpuSiluAndMul
+
+        gate, up = numbers(1, 3, 1000, dtype=dtype, spread=40), numbers(1, 3, 1000, dtype=dtype, seed=1)
+        gate[0, 0, :4] = torch.tensor([-1e4, 1e4, 0, -90])
+        out = CpuSiluAndMul().forward(torch.cat([gate, up], dim=-1))
+        assert out.shape == (1, 3, 1000)
+        close(out, F.silu(gate.double()) * up.double(), dtype)
+
+    @pytest.mark.parametrize("inplace", [True, False])
+    def test_the_halves_of_a_head_are_turned_into_each_other(self, dtype: torch.dtype, inplace: bool):
+        from lmdeploy.pytorch.backends.default.apply_rotary_emb import DefaultApplyRotaryEmbImpl
+
+        from lab3.cpu.between import CpuApplyRotaryEmb
+
+        together = numbers(7, 15, 64, dtype=dtype)  # as they come from the product that makes all three
+        query, key, value = together.split([9, 3, 3], dim=1)
+        angle = torch.arange(7)[:, None] * 10000.0 ** (-torch.arange(64).remainder(32) / 32)
+        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        before = [each.clone() for each in (query, key, value)]
+        exact = DefaultApplyRotaryEmbImpl().forward(
+            before[0].double(), before[1].double(), cos.double(), sin.double(), inplace=False
+        )
+        turned = CpuApplyRotaryEmb().forward(query, key, cos, sin, inplace=inplace)
+        for ours, expected in zip(turned, exact, strict=True):
+            # A difference of two products may be near nothing: the products' size is what it is exact to.
+            torch.testing.assert_close(ours.double(), expected, rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype] / 50)
+        assert torch.equal(query, turned[0]) == inplace
+        assert torch.equal(value, before[2])
+
+    def test_complex_pairs_are_turned_by_lmdeploy_s_own_operator(self):
+        from lmdeploy.pytorch.backends.default.apply_rotary_emb import DefaultApplyRotaryEmbImpl
+
+        from lab3.cpu.between import CpuApplyRotaryEmb
+
+        query, key, cos, sin = (numbers(4, 2, 64, dtype=torch.float32, seed=i) for i in range(4))
+        arguments = query, key, cos[:, 0], sin[:, 0]
+        expected = DefaultApplyRotaryEmbImpl().forward(*arguments, inplace=False, complex_mode=True)
+        ours = CpuApplyRotaryEmb().forward(*arguments, inplace=False, complex_mode=True)
+        assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
+
+    def test_exp_is_exact_to_two_units_in_the_last_place(self):
+        from lab3.cpu import kernels
+
+        x = torch.linspace(-86, 88, 3001)
+        ours = torch.tensor([kernels.exp(value) for value in x.numpy()], dtype=torch.float64)
+        assert ((ours / x.double().exp() - 1).abs() < 2 * 2**-23).all()
+        assert kernels.exp(x.numpy()[0] * 100) < 1e-37
+        assert kernels.exp(x.numpy()[-1] * 100) > 1e38
+
+
+class Cache:
+    """A paged cache of one sequence, whose blocks lie in no order, written and read by the kernels."""
+
+    def __init__(
+        self, tokens: int, *, bits: int, dtype: torch.dtype, heads: int = 3, d: int = 64, seed: int = 0
+    ) -> None:
+        from lab3.cpu import kernels
+
+        self.tokens, self.bits, self.kernels = tokens, bits, kernels
+        self.blocks = torch.tensor([7, 2, 5, 1, 9, 0])
+        width, kind = (d, dtype) if bits == 16 else (d * bits // 8, torch.uint8)
+        self.cache = torch.zeros(10, 16, heads, width, dtype=kind)
+        self.scales = torch.zeros(10, 16, heads, 2, dtype=dtype)
+        self.new = numbers(tokens, heads, d, dtype=dtype, seed=seed)
+        place = torch.arange(tokens)
+        places = self.blocks[place // 16].numpy(), (place % 16).numpy()
+        arrays = kernels.stored(self.cache), kernels.stored(self.scales)
+        if bits == 16:
+            kernels.write_plain(kernels.stored(self.new), *places, arrays[0])
+        else:
+            kernels.write_quantized(kernels.stored(self.new), *places, *arrays)
+
+    @property
+    def arrays(self) -> tuple[Any, Any]:
+        return self.kernels.stored(self.cache), self.kernels.stored(self.scales if self.bits < 16 else self.cache)
+
+    def written(self, of: torch.Tensor) -> torch.Tensor:
+        return of[self.blocks].flatten(0, 1)[: self.tokens]
+
+    def read(self) -> torch.Tensor:
+        out = torch.empty(self.new.shape)
+        self.kernels.read(*self.arrays, self.blocks.numpy(), out.numpy())
+        return out
+
+
+class TestTheCache:
+    """What is written is what `kv_quant` makes, which LMDeploy's kernel judges in test_kv_format."""
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_the_bytes_are_those_of_the_formula(self, dtype: torch.dtype, bits: int):
+        cache = Cache(50, bits=bits, dtype=dtype)
+        packed, scales_zeros = kv_quant.quantize(cache.new, bits=bits, stored_dtype=dtype)
+        assert torch.equal(cache.written(cache.cache), packed)
+        assert torch.equal(cache.written(cache.scales), scales_zeros)
+        assert not cache.cache[[3, 4, 6, 8]].any(), "a block of nobody was written"
+        torch.testing.assert_close(
+            cache.read(),
+            kv_quant.dequantize(packed, scales_zeros, bits=bits, dtype=torch.float32),
+            rtol=1e-6,
+            atol=1e-6,
+        )
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_a_constant_head_is_read_as_it_was(self, bits: int):
+        cache = Cache(1, bits=bits, dtype=torch.float32)
+        cache.new.fill_(0.75)
+        arrays = cache.kernels.stored(cache.new), cache.blocks[:1].numpy(), torch.zeros(1, dtype=torch.long).numpy()
+        cache.kernels.write_quantized(*arrays, *cache.arrays)
+        assert torch.equal(cache.read(), cache.new)
+
+    def test_a_plain_cache_keeps_what_comes(self, dtype: torch.dtype):
+        cache = Cache(50, bits=16, dtype=dtype)
+        assert torch.equal(cache.written(cache.cache), cache.new)
+        assert torch.equal(cache.read(), cache.new.float())
+
+    @pytest.mark.parametrize("bits", [16, 8, 4])
+    @pytest.mark.parametrize("length", [1, 16, 17, 81])
+    def test_one_token_attends_to_all_before_it(self, dtype: torch.dtype, bits: int, length: int):
+        from lab3.cpu import kernels
+
+        keys, values = (Cache(length, bits=bits, dtype=dtype, seed=seed) for seed in range(2))
+        query, out = numbers(9, 64, dtype=torch.float32), torch.empty(9, 64, dtype=dtype)
+        (k, k_scales), (v, v_scales) = keys.arrays, values.arrays
+        blocks = keys.blocks.numpy()
+        kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, length, 0.125, kernels.stored(out))
+        exact = F.scaled_dot_product_attention(
+            query.double().view(1, 3, 3, 64),
+            keys.read().double().transpose(0, 1)[None],
+            values.read().double().transpose(0, 1)[None],
+            scale=0.125,
+        ).view(9, 64)
+        torch.testing.assert_close(out.double(), exact, rtol=TOLERANCE[dtype] * 4, atol=TOLERANCE[dtype] * 4)
+
+
+class TestFewRows:
+    @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+    def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype):
+        from lab3.cpu.linear import CpuLinear, begin_step
+
+        x, weight = numbers(8, 576, dtype=dtype), numbers(20_000, 576, dtype=dtype, seed=1, spread=0.1)
+        begin_step([1] * 8)
+        together = CpuLinear().forward(x, weight)
+        begin_step([1])
+        alone = torch.cat([CpuLinear().forward(row, weight) for row in x.split(1)])
+        assert torch.equal(together, alone)
+        close(together, x.double() @ weight.double().t(), dtype)
+
+    def test_a_row_among_long_sequences_gives_the_bits_that_it_gives_alone(self):
+        from lab3.cpu.linear import CpuLinear, begin_step
+
+        x, weight = numbers(41, 576, dtype=torch.float16), numbers(300, 576, dtype=torch.float16, seed=1)
+        begin_step([40, 1])
+        among = CpuLinear().forward(x, weight)[40:]
+        begin_step([1])
+        assert torch.equal(among, CpuLinear().forward(x[40:], weight))
+
+    def test_what_one_of_the_threads_raises_is_raised(self, monkeypatch: pytest.MonkeyPatch):
+        from lab3.cpu import cores
+
+        def compute(first: int, last: int) -> None:
+            if first:
+                raise ValueError("the second half")
+            seen.append((first, last))
+
+        seen: list[tuple[int, int]] = []
+        monkeypatch.setattr(cores, "_all", 2)
+        with pytest.raises(ValueError, match="second half"):
+            cores.in_parts(7, 2**30, compute)
+        assert seen == [(0, 3)]
+        cores.in_parts(7, 10, compute)
+        assert seen == [(0, 3), (0, 7)], "what is small is not cut"
+
+
+def run_python(code: str, **env: str) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+_COMPILE = """
+import numpy, torch
+from lab3.cpu import kernels
+x = torch.ones(1, 8)
+kernels.rms_norm(x.numpy(), x[0].numpy(), 0.0, x.numpy())
+print(sum(kernels.rms_norm.stats.cache_hits.values()), sum(kernels.rms_norm.stats.cache_misses.values()), x.sum())
+"""
+
+
+class TestMachineCode:
+    def test_it_is_compiled_once_and_kept(self, tmp_path: Path):
+        assert run_python(_COMPILE, LAB3_CACHE=str(tmp_path)).split()[:2] == ["0", "1"]
+        assert run_python(_COMPILE, LAB3_CACHE=str(tmp_path)).split()[:2] == ["1", "0"]
+        assert [folder.name for folder in tmp_path.iterdir()] == ["kernels"]
+
+    def test_where_nothing_can_be_kept_it_is_compiled_each_time(self, tmp_path: Path):
+        (tmp_path / "file").touch()
+        assert run_python(_COMPILE, LAB3_CACHE=str(tmp_path / "file")).split()[2] == "tensor(8.)"
