@@ -369,8 +369,8 @@ def _unpack_by(half: int) -> Any:
 
     @_compiled(fastmath=_FAST)
     def unpack(codes: Any, factors: Any, offsets: Any, first: int, last: int, out: Any) -> None:
-        groups = factors.shape[0]
-        size = codes.shape[1] // groups
+        groups, inputs = factors.shape[0], codes.shape[1]
+        size, twice = inputs // groups, out.shape[0] > inputs
         factor, offset = np.empty(2 * half, np.float32), np.empty(2 * half, np.float32)
         for block in range(first, last):
             left, right = 2 * half * block, 2 * half * block + half
@@ -381,8 +381,16 @@ def _unpack_by(half: int) -> Any:
                     for i in range(half):
                         out[k, left + i] = _store(out, _low(codes[block, k, i]) * factor[i] + offset[i])
                     for i in range(half):
-                        number = _high(codes[block, k, i]) * factor[half + i] + offset[half + i]
-                        out[k, right + i] = _store(out, number)
+                        exact = _high(codes[block, k, i]) * factor[half + i] + offset[half + i]
+                        out[k, right + i] = _store(out, exact)
+                if twice:
+                    for k in range(group * size, (group + 1) * size):
+                        for i in range(half):
+                            exact = _low(codes[block, k, i]) * factor[i] + offset[i]
+                            out[inputs + k, left + i] = _store(out, exact - _load(_store(out, exact)))
+                        for i in range(half):
+                            exact = _high(codes[block, k, i]) * factor[half + i] + offset[half + i]
+                            out[inputs + k, right + i] = _store(out, exact - _load(_store(out, exact)))
 
     return unpack
 
@@ -394,6 +402,7 @@ def unpack(codes: Any, factors: Any, offsets: Any, first: int, last: int, out: A
     """Blocks `first` to `last` of 4-bit weights in the layout of torch's CPU kernel, transposed and dequantized.
 
     codes uint8 [n/b, k, b/2]: of a block of b outputs, the first half's in the low nibbles, the others' in the high
-    ones; factors and offsets fp32 [k/g, n] → out [k, n], each code * factor + offset.
+    ones; factors and offsets fp32 [k/g, n] → out [k, n], each code * factor + offset. Where out is [2 k, n], its lower
+    half is what rounding to its type took from the upper one.
     """
     _UNPACK[codes.shape[2]](codes, factors, offsets, first, last, out)
