@@ -201,6 +201,9 @@ def _stops(name: str) -> Callable[[ProtocolFacts], Finding]:
     return judge
 
 
+_NO_LETTER = "\ufffd"  # what a decoder writes for bytes that are none
+
+
 def _unicode(facts: ProtocolFacts) -> Finding:
     answers = sound_answers(facts)
     mangled = [a for a in answers if _is_mangled(a.text) and not _is_the_models_own(a, answers)]
@@ -214,7 +217,8 @@ def _is_the_models_own(answer: Answer, answers: Sequence[Answer]) -> bool:
 
     A server that breaks letters does so where it cuts a stream, or in all that take several tokens.
     """
-    same = [a for a in answers if a.name == answer.name and a.text == answer.text]
+    broken = answer.text.count(_NO_LETTER)
+    same = [a for a in answers if a.name == answer.name and _is_same(a, answer) and a.text.count(_NO_LETTER) == broken]
     whole = any(ord(letter) > 0xFFFF for letter in answer.text)  # four bytes, several tokens in most vocabularies
     surrogates = any(0xD800 <= ord(letter) <= 0xDFFF for letter in answer.text)
     return whole and not surrogates and {a.streamed for a in same} == {True, False}
@@ -339,7 +343,7 @@ def _said(exchange: Exchange) -> str:
 
 def _is_mangled(text: str) -> bool:
     """With a letter that stands for lost bytes, or half of a pair."""
-    return "\ufffd" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
+    return _NO_LETTER in text or any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _check(id: str, title: str, title_zh: str, judge: Callable[[ProtocolFacts], Finding], *needs: str) -> Check:

@@ -156,7 +156,7 @@ class ApiServer:
             host=self._client_host,
             port=self.port,
             log=self._log,
-            env={"PYTHONUNBUFFERED": "1", **bytecode.kept(), **self._tuned_once(), **self._env},
+            env={"PYTHONUNBUFFERED": "1", **bytecode.kept(), **self._env},
             timeout_s=self._timeout_s,
             grace_s=self._grace_s,
             watch=self._report,
@@ -217,12 +217,6 @@ class ApiServer:
             *self._flags,
             *self._extra_args,
         ]
-
-    def _tuned_once(self) -> dict[str, str]:
-        """LMDeploy's AWQ kernel is tuned for each batch size at each start, for 27 of 44 s on an H100; Triton can keep
-        what it found beside the kernels that it keeps anyway."""
-        variable = "TRITON_CACHE_AUTOTUNING"
-        return {} if self.engine != "pytorch" or variable in os.environ else {variable: "1"}
 
     @property
     def shell_command(self) -> str:

@@ -202,16 +202,22 @@ def test_a_good_server_passes_every_check():
 
 
 @pytest.mark.parametrize(
-    ("whole", "streamed", "failing"),
+    ("whole", "streamed", "end", "failing"),
     [
-        ("你好🎉\ufffd熊", "你好🎉\ufffd熊", set()),  # the model wrote bytes that are no letter, seen in CI
-        ("你好\ufffd\ufffd", "你好\ufffd\ufffd", {"unicode"}),  # the server breaks what takes several tokens
-        ("你好🎉熊", "你好🎉\ufffd", {"unicode"}),
-        ("你好🎉\ud83d", "你好🎉\ud83d", {"unicode"}),
+        ("你好🎉\ufffd熊", "你好🎉\ufffd熊", "stop", set()),  # the model wrote bytes that are no letter, seen in CI
+        ("你好🎉\ufffd；；", "你好🎉\ufffd；", "length", set()),  # so it did here, and its stream ends a letter sooner
+        ("你好🎉\ufffd；；", "你好🎉\ufffd；", "stop", {"unicode"}),
+        ("你好🎉\ufffd；", "你好🎉\ufffd；\ufffd", "length", {"unicode"}),  # where the stream is cut, a letter breaks
+        ("你好\ufffd\ufffd", "你好\ufffd\ufffd", "stop", {"unicode"}),  # the server breaks what takes several tokens
+        ("你好🎉熊", "你好🎉\ufffd", "stop", {"unicode"}),
+        ("你好🎉\ud83d", "你好🎉\ud83d", "stop", {"unicode"}),
     ],
 )
-def test_letters_that_the_model_broke_are_not_the_server_s_fault(whole: str, streamed: str, failing: set[str]):
-    answers = (answered(request(CHINESE) | more, text) for more, text in (({}, whole), ({"stream": True}, streamed)))
+def test_letters_that_the_model_broke_are_not_the_server_s_fault(
+    whole: str, streamed: str, end: str, failing: set[str]
+):
+    said = (({}, whole), ({"stream": True}, streamed))
+    answers = (answered(request(CHINESE) | more, text, end) for more, text in said)
     facts = replace(GOOD, exchanges={**GOOD.exchanges, "unicode": tuple(answers)})
     assert with_status(facts, "fail") == failing
 
