@@ -179,9 +179,12 @@ class Drawing:
         return ET.SubElement(self._root, tag, ({"class": kind} if kind else {}) | told)
 
 
+_NARROW = 0.56  # of a Latin letter's height, on average
+
+
 def width_of(text: str, *, size: float = SIZE) -> float:
     """About how wide a text is, in units of the chart; Chinese letters are twice as wide as Latin ones."""
-    return sum(1.0 if unicodedata.east_asian_width(each) in "WF" else 0.56 for each in text) * size
+    return sum(1.0 if unicodedata.east_asian_width(each) in "WF" else _NARROW for each in text) * size
 
 
 def shortened(text: str, room: float, *, size: float = SIZE) -> str:
@@ -189,6 +192,7 @@ def shortened(text: str, room: float, *, size: float = SIZE) -> str:
     text = one_line(text)
     if width_of(text, size=size) <= room:
         return text
+    text = text[: int(room / (_NARROW * size)) + 1]  # more would not fit, however narrow
     while text and width_of(text + "…", size=size) > room:
         text = text[:-1]
     return text + "…"

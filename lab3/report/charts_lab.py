@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab3.evidence import Evidence, MemoryFacts, QuantizationFacts, ServerFacts, ToolFacts
+from lab3.evidence import CallFacts, Evidence, MemoryFacts, QuantizationFacts, ServerFacts, ToolFacts
 from lab3.report.charts import Bar, Chart, bar_chart
 from lab3.report.charts_figures import (
     Server,
@@ -225,20 +225,20 @@ def perplexity_chart(q: QuantizationFacts, words: Words) -> Chart | None:
 
 def call_chart(asked: ToolFacts, number: int, words: Words) -> Chart:
     """The question, each call with its result, and the answer."""
+    answer = (asked.answer or asked.outcome)[:_MOST_LETTERS]
     steps = [Step(begin=_YOU, end=_MODEL, text=asked.question)]
     rows = [("1", words("asks"), asked.question)]
     for call in asked.calls:
-        said = f"{call.name}({call.arguments_json})"
+        said = _said(call)
         good = call.outcome == "ok"
         steps.append(Step(begin=_MODEL, end=_FUNCTIONS, text=said, bad=not good))
         rows.append((str(len(rows) + 1), words("the_call"), said))
-        result = str(call.result) if good else call.outcome
+        result = str(call.result)[:_MOST_LETTERS] if good else call.outcome
         steps.append(Step(begin=_FUNCTIONS, end=_MODEL, text=result, bad=not good))
         rows.append((str(len(rows) + 1), words("the_result"), result))
-    answer = asked.answer or asked.outcome
     steps.append(Step(begin=_MODEL, end=_YOU, text=answer, bad=asked.outcome != "answered"))
     rows.append((str(len(rows) + 1), words("the_answer"), answer))
-    calls = ", ".join(f"{call.name}({call.arguments_json})" for call in asked.calls)
+    calls = ", ".join(map(_said, asked.calls))
     return sequence_chart(
         (words("lane_you"), words("lane_model"), words("lane_functions")),
         steps,
@@ -250,6 +250,11 @@ def call_chart(asked: ToolFacts, number: int, words: Words) -> Chart:
     )
 
 
+def _said(call: CallFacts) -> str:
+    return f"{call.name[:_MOST_LETTERS]}({call.arguments_json[:_MOST_LETTERS]})"
+
+
+_MOST_LETTERS = 10_000  # of one text, far more than is shown of it
 _YOU, _MODEL, _FUNCTIONS = range(3)
 _MOMENTS = ("start", "ready", "chat", "tools", "stopped")
 _POLICIES = {"16": 0, "8": 8, "4": 4}  # bits → --quant-policy, in the order in which they are drawn
