@@ -272,8 +272,7 @@ def verdict(check: Check, lab3_subject: Subject, request: pytest.FixtureRequest)
     from lab3.blame import blame
     from lab3.verdicts import verdict_of
 
-    # What it is compared with comes first: on one card the server that is judged then stays for the checks after it.
-    evidence = lab3_subject.evidence(*check.also, check.section)
+    evidence = lab3_subject.evidence(*check.sections)
     if lab3_subject.name == "submission":
         lab3_subject.evidence("scripts")
     found = verdict_of(check, evidence)

@@ -37,6 +37,12 @@ class Check:
     required: bool = True
     also: tuple[str, ...] = ()  # sections that the judgement takes into account where they are shown
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """All that it reads, in the order in which it is best gathered: what is judged comes after what it is compared
+        with. Where one server at a time fits on a card, the judged one then stays for the checks that follow."""
+        return (*self.also, self.section)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blame:

@@ -75,7 +75,7 @@ def chosen(prefixes: Sequence[str]) -> tuple[Check, ...]:
 
 
 def _gathered(subject: Submission, checks: Sequence[Check], times: dict[str, float]) -> Evidence:
-    sections = list(dict.fromkeys(section for check in checks for section in (check.section, *check.also)))
+    sections = list(dict.fromkeys(section for check in checks for section in check.sections))
     evidence = subject.evidence()
     for section in sections:
         began = time.monotonic()

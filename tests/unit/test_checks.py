@@ -360,3 +360,10 @@ def test_a_model_that_calls_and_says_nothing_is_not_told_to_have_said_something_
     verdicts = {each.id: each for each in judge(with_tools(calls=(), answer="", outcome="no_call"))}
     assert "no valid call of add" in verdicts["tools.add_arguments"].reason
     assert "gave no answer" in verdicts["tools.answer"].reason
+
+
+def test_the_rubric_in_its_order_starts_the_judged_server_once_and_after_the_one_that_it_is_compared_with():
+    served = [section for check in CHECKS for section in check.sections if section in ("baseline", "quantized", "chat")]
+    order = list(dict.fromkeys(served))
+    assert order == ["baseline", "quantized", "chat"]
+    assert all(check.sections[-1] == check.section for check in CHECKS)
