@@ -220,6 +220,17 @@ class TestTheCache:
         ).view(9, 64)
         torch.testing.assert_close(out.double(), exact, rtol=TOLERANCE[dtype] * 4, atol=TOLERANCE[dtype] * 4)
 
+    def test_weights_of_attention_are_shares_however_large_the_products(self):
+        from lab3.cpu import kernels
+
+        keys, values = (Cache(17, bits=16, dtype=torch.float32) for _ in range(2))
+        values.cache.fill_(1.0)
+        query, out = numbers(9, 64, dtype=torch.float32, spread=300), torch.empty(9, 64)
+        (k, _), (v, _) = keys.arrays, values.arrays
+        kernels.attend(query.numpy(), k, v, k, v, keys.blocks.numpy(), 17, 1.0, out.numpy())
+        assert (query.view(3, 3, 64) @ keys.read().permute(1, 2, 0)).abs().max() > 1000
+        torch.testing.assert_close(out, torch.ones(9, 64))
+
 
 class TestFewRows:
     @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
