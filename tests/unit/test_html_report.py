@@ -343,6 +343,19 @@ def test_headings_do_not_skip_a_level():
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.parametrize("text", ["no end " * 300, "没有尽头" * 400, "half 一半 " * 300, "x" * 1_000], ids=range(4))
+@pytest.mark.parametrize("room", [5.0, 60.0, 333.0])
+def test_a_label_holds_as_much_as_fits(text: str, room: float):
+    from lab3.report.charts import shortened, width_of
+
+    label = shortened(text, room)
+    assert label.endswith("…")
+    assert width_of(label) <= room or label == "…"
+    kept = len(label) - 1
+    assert text.startswith(label[:-1])
+    assert width_of(text[: kept + 1] + "…") > room
+
+
 def test_endless_talk_leaves_the_page_below_a_megabyte():
     endless = "no end " * 1_000_000
     chat = replace(evidence().chat, text=endless, other_text=endless)
