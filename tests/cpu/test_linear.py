@@ -140,3 +140,22 @@ def test_a_long_sequence_gives_the_same_bits_alone_and_in_company_and_so_do_the_
         begin_step([len(part)])
         alone.append(impl.forward(part, *weights))
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_where_bf16_is_slow_a_long_prompt_is_multiplied_by_the_same_weights_in_fp32(monkeypatch: pytest.MonkeyPatch):
+    from lab3.cpu import linear
+
+    if not (block := linear._block_of_outputs()):
+        pytest.skip("torch's layout on this processor is not one that lab3 reads")
+    qweight, scales, qzeros = awq_layer(inputs=512, outputs=320, group=64)
+    impl = build(inputs=512, outputs=320, group=64)
+    weights = impl.update_weights(qweight, scales, qzeros)
+    x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
+    monkeypatch.setattr(linear, "_DENSE_TYPE", torch.bfloat16)
+    in_two = impl._dense(*weights[:2], block).double().view(2, 512, 320).sum(0)
+    monkeypatch.setattr(linear, "_DENSE_TYPE", torch.float32)
+    dense = impl._dense(*weights[:2], block).double()
+    torch.testing.assert_close(dense, in_two, rtol=2**-15, atol=1e-6)
+    linear.begin_step([100])
+    exact = x.double() @ dense
+    assert (impl.forward(x, *weights) - exact).norm() < 5e-4 * exact.norm()  # fp16's rounding of the result, no more
