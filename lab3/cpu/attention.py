@@ -11,6 +11,7 @@ from lmdeploy.pytorch.backends.attention import AttentionImpl, AttentionMetadata
 from torch import Tensor
 
 from lab3.cpu import cores, kernels
+from lab3.cpu.compiled import stored
 
 
 @dataclass
@@ -97,19 +98,19 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         """Attention of `query` [T, heads, head_dim] over the cache, after `key` and `value` [T, kv_heads, head_dim]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
-        caches = kernels.stored(k_cache), kernels.stored(v_cache)
+        caches = stored(k_cache), stored(v_cache)
         scales = caches
         places = meta.fill_block, meta.fill_offset
         if k_scales_zeros is None or v_scales_zeros is None:
             for cache, new in zip(caches, (key, value), strict=True):
-                kernels.write_plain(kernels.stored(new), *places, cache)
+                kernels.write_plain(stored(new), *places, cache)
         else:
-            scales = kernels.stored(k_scales_zeros), kernels.stored(v_scales_zeros)
+            scales = stored(k_scales_zeros), stored(v_scales_zeros)
             for cache, sz, new in zip(caches, scales, (key, value), strict=True):
-                kernels.write_quantized(kernels.stored(new), *places, cache, sz)
+                kernels.write_quantized(stored(new), *places, cache, sz)
         out = key.new_empty(len(query), self.num_heads, self.v_head_size)
-        wide, written = query.float(), kernels.stored(out)
-        queries, first = kernels.stored(wide), 0
+        wide, written = query.float(), stored(out)
+        queries, first = stored(wide), 0
         for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
             last = first + new_tokens
             if new_tokens == 1:
@@ -117,7 +118,7 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
             else:
                 seen = [key.new_empty(length, self.num_kv_heads, d, dtype=torch.float32) for d in self._widths]
                 for cache, sz, each in zip(caches, scales, seen, strict=True):
-                    kernels.read(cache, sz, blocks, kernels.stored(each))
+                    kernels.read(cache, sz, blocks, stored(each))
                 out[first:last] = self._attend(wide[first:last], *(each.transpose(0, 1) for each in seen))
             first = last
         return out

@@ -9,7 +9,7 @@ from lmdeploy.pytorch.backends.norm import RMSNormImpl
 from torch import Tensor
 
 from lab3.cpu import kernels
-from lab3.cpu.kernels import stored
+from lab3.cpu.compiled import stored
 
 
 class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]

@@ -42,9 +42,7 @@ class TestNumbers:
     def test_every_kind_of_number_is_rounded_as_torch_rounds(self, dtype: torch.dtype):
         import numba
 
-        from lab3.cpu import kernels
-
-        store, load = kernels._store, kernels._load
+        from lab3.cpu.compiled import load, store, stored
 
         @numba.njit
         def convert(x, out, back):
@@ -61,7 +59,7 @@ class TestNumbers:
             [halfway, -finer, special, numbers(500, dtype=torch.float32, spread=1e3), torch.tensor([torch.nan])]
         )
         out, back = torch.empty(len(x), dtype=dtype), torch.empty(len(x))
-        convert(x.numpy(), kernels.stored(out), back.numpy())
+        convert(x.numpy(), stored(out), back.numpy())
         torch.testing.assert_close(out, x.to(dtype), rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(back, x.to(dtype).float(), rtol=0, atol=0, equal_nan=True)
 
@@ -128,13 +126,13 @@ class TestBetweenTheProducts:
         assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
     def test_exp_is_exact_to_two_units_in_the_last_place(self):
-        from lab3.cpu import kernels
+        from lab3.cpu.compiled import exp
 
         x = torch.linspace(-86, 88, 3001)
-        ours = torch.tensor([kernels.exp(value) for value in x.numpy()], dtype=torch.float64)
+        ours = torch.tensor([exp(value) for value in x.numpy()], dtype=torch.float64)
         assert ((ours / x.double().exp() - 1).abs() < 2 * 2**-23).all()
-        assert kernels.exp(x.numpy()[0] * 100) < 1e-37
-        assert kernels.exp(x.numpy()[-1] * 100) > 1e38
+        assert exp(x.numpy()[0] * 100) < 1e-37
+        assert exp(x.numpy()[-1] * 100) > 1e38
 
 
 class Cache:
@@ -144,7 +142,9 @@ class Cache:
         self, tokens: int, *, bits: int, dtype: torch.dtype, heads: int = 3, d: int = 64, seed: int = 0
     ) -> None:
         from lab3.cpu import kernels
+        from lab3.cpu.compiled import stored
 
+        self.stored = stored
         self.tokens, self.bits, self.kernels = tokens, bits, kernels
         self.blocks = torch.tensor([7, 2, 5, 1, 9, 0])
         width, kind = (d, dtype) if bits == 16 else (d * bits // 8, torch.uint8)
@@ -153,15 +153,15 @@ class Cache:
         self.new = numbers(tokens, heads, d, dtype=dtype, seed=seed)
         place = torch.arange(tokens)
         places = self.blocks[place // 16].numpy(), (place % 16).numpy()
-        arrays = kernels.stored(self.cache), kernels.stored(self.scales)
+        arrays = stored(self.cache), stored(self.scales)
         if bits == 16:
-            kernels.write_plain(kernels.stored(self.new), *places, arrays[0])
+            kernels.write_plain(stored(self.new), *places, arrays[0])
         else:
-            kernels.write_quantized(kernels.stored(self.new), *places, *arrays)
+            kernels.write_quantized(stored(self.new), *places, *arrays)
 
     @property
     def arrays(self) -> tuple[Any, Any]:
-        return self.kernels.stored(self.cache), self.kernels.stored(self.scales if self.bits < 16 else self.cache)
+        return self.stored(self.cache), self.stored(self.scales if self.bits < 16 else self.cache)
 
     def written(self, of: torch.Tensor) -> torch.Tensor:
         return of[self.blocks].flatten(0, 1)[: self.tokens]
@@ -193,7 +193,7 @@ class TestTheCache:
     def test_a_constant_head_is_read_as_it_was(self, bits: int):
         cache = Cache(1, bits=bits, dtype=torch.float32)
         cache.new.fill_(0.75)
-        arrays = cache.kernels.stored(cache.new), cache.blocks[:1].numpy(), torch.zeros(1, dtype=torch.long).numpy()
+        arrays = cache.stored(cache.new), cache.blocks[:1].numpy(), torch.zeros(1, dtype=torch.long).numpy()
         cache.kernels.write_quantized(*arrays, *cache.arrays)
         assert torch.equal(cache.read(), cache.new)
 
@@ -206,12 +206,13 @@ class TestTheCache:
     @pytest.mark.parametrize("length", [1, 16, 17, 81])
     def test_one_token_attends_to_all_before_it(self, dtype: torch.dtype, bits: int, length: int):
         from lab3.cpu import kernels
+        from lab3.cpu.compiled import stored
 
         keys, values = (Cache(length, bits=bits, dtype=dtype, seed=seed) for seed in range(2))
         query, out = numbers(9, 64, dtype=torch.float32), torch.empty(9, 64, dtype=dtype)
         (k, k_scales), (v, v_scales) = keys.arrays, values.arrays
         blocks = keys.blocks.numpy()
-        kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, length, 0.125, kernels.stored(out))
+        kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, length, 0.125, stored(out))
         exact = F.scaled_dot_product_attention(
             query.double().view(1, 3, 3, 64),
             keys.read().double().transpose(0, 1)[None],
@@ -232,7 +233,7 @@ class TestTheCache:
         torch.testing.assert_close(out, torch.ones(9, 64))
 
 
-class TestFewRows:
+class TestWeightsOf16Bits:
     @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
     def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype):
         from lab3.cpu.linear import CpuLinear, begin_step

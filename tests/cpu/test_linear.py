@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -35,38 +30,39 @@ def build(*, inputs: int, outputs: int, group: int):
     )
 
 
-@pytest.mark.parametrize(
-    ("group", "operator"),
-    [
-        (32, "PackedW4A16"),
-        (64, "PackedW4A16"),
-        (96, "PackedW4A16"),
-        (128, "PackedW4A16"),
-        (192, "PackedW4A16"),
-        (16, "DequantizedW4A16"),
-        (48, "DequantizedW4A16"),
-        (24, "DequantizedW4A16"),
-    ],
-)
-@pytest.mark.parametrize("rows", [1, 7, 130])
-def test_an_awq_layer_equals_the_dequantized_reference(group: int, operator: str, rows: int):
+@pytest.mark.parametrize("group", [16, 24, 32, 48, 64, 96, 128, 192])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 130])
+@pytest.mark.parametrize("outputs", [320, 328])
+def test_an_awq_layer_equals_the_dequantized_reference(group: int, rows: int, outputs: int):
     from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
 
-    inputs, outputs = group * 8, 320
+    inputs = group * 8
     qweight, scales, qzeros = awq_layer(inputs=inputs, outputs=outputs, group=group)
     weight = dequantize_gemm(qweight, qzeros, scales, 4, group).double()
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows)).half()
     bias = torch.linspace(-1, 1, outputs).half()
 
     impl = build(inputs=inputs, outputs=outputs, group=group)
-    assert type(impl).__name__ == operator
     out = impl.forward(x, *impl.update_weights(qweight, scales, qzeros, bias))
 
     expected = x.double() @ weight + bias.double()
     error = (out.double() - expected).norm() / expected.norm()
-    # bf16 has 8 bits of fraction, fp16 has 11: these are rounding errors, an order of magnitude under a wrong zero.
-    assert error < (4e-3 if operator == "PackedW4A16" else 5e-4)
+    # Where long prompts are multiplied in bf16, with 8 bits of fraction to fp16's 11: rounding errors, an order of
+    # magnitude under a wrong zero.
+    assert error < (4e-3 if rows > 100 else 5e-4)
     assert out.dtype == torch.float16
+
+
+def test_weights_of_eight_bits_are_refused():
+    from lmdeploy.pytorch.backends.awq_modules import LinearW4A16BuildSpec
+
+    from lab3.cpu.linear import build_w4a16
+
+    spec = LinearW4A16BuildSpec(
+        in_features=64, out_features=64, w_bit=8, group_size=64, bias=False, output_dtype=torch.float16
+    )
+    with pytest.raises(NotImplementedError, match="4 bits, not 8"):
+        build_w4a16(spec)
 
 
 def test_the_packed_layer_keeps_no_dequantized_copy():
@@ -74,7 +70,7 @@ def test_the_packed_layer_keeps_no_dequantized_copy():
     qweight, scales, qzeros = awq_layer(inputs=inputs, outputs=outputs, group=group)
     kept = build(inputs=inputs, outputs=outputs, group=group).update_weights(qweight, scales, qzeros)
     nbytes = sum(t.numel() * t.element_size() for t in kept if t is not None)
-    assert nbytes <= inputs * outputs * 0.5 * 1.13  # 4 bits, and 4 bytes for each group of 64 (32 bytes)
+    assert nbytes <= inputs * outputs * 0.5 * 1.1  # 4 bits, and 3 bytes for each group of 64 (32 bytes)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 40])
@@ -89,40 +85,43 @@ def test_a_half_precision_layer_is_as_exact_as_its_type(rows: int):
     torch.testing.assert_close(out.double(), expected, rtol=2e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
-def test_long_prompts_are_multiplied_by_the_weights_that_the_kernel_multiplies_by(capability: str):
-    """torch chooses a layout for 4-bit weights by the processor: each that it has here, and one that is not known."""
-    code = """
-import torch
-from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
-from lab3.cpu import linear
-from tests.cpu.test_linear import awq_layer, build
-for outputs in (320, 336):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("outputs", [320, 336])
+def test_a_long_prompt_is_multiplied_by_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, outputs: int
+):
+    """In two halves where bf16 is fast, whole in fp32 where it is not."""
+    from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
+
+    from lab3.cpu import linear
+
     qweight, scales, qzeros = awq_layer(inputs=512, outputs=outputs, group=64)
     impl = build(inputs=512, outputs=outputs, group=64)
     weights = impl.update_weights(qweight, scales, qzeros)
-    block = linear._block_of_outputs()
-    if block and outputs % block == 0:
-        exact = dequantize_gemm(qweight, qzeros, scales, 4, 64).float()
-        dense = impl._dense(*weights[:2], block).double().view(-1, 512, outputs).sum(0)
-        # The kernel's factors and offsets are bf16: they are known to 8 bits, what is made of them to 16.
-        factor, offset = weights[1].double().repeat_interleave(64, dim=0).unbind(-1)
-        codes = torch.round((exact.double() - offset) / factor) + 8
-        torch.testing.assert_close(dense, (codes - 8) * factor + offset, rtol=2**-16, atol=1e-6)
+    exact = dequantize_gemm(qweight.clone(), qzeros, scales.float(), 4, 64).double()
+    monkeypatch.setattr(linear, "_DENSE_TYPE", dtype)
+    dense = impl._dense(tuple(linear.stored(each) for each in weights[:3]))
+    assert dense.dtype == dtype
+    kept = dense.double().view(-1, 512, dense.size(1)).sum(0)[:, :outputs]
+    torch.testing.assert_close(kept, exact, rtol=2**-16, atol=1e-6)
     x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
-    product = x.bfloat16().double() @ dequantize_gemm(qweight, qzeros, weights[1][..., 0].half(), 4, 64).double()
     linear.begin_step([100])
-    long = (impl.forward(x, *weights) - product).norm()
-    linear.begin_step([20] * 5)
-    short = (impl.forward(x, *weights) - product).norm()
-    assert long < 1.05 * short, (long, short)  # no less exact than the kernel
-print(torch.backends.cpu.get_cpu_capability(), block)
-"""
-    environ = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    used, block = done.stdout.split()
-    assert int(block) == {"DEFAULT": 0, "AVX2": 32, "AVX512": 64}.get(used, 0)
+    product = x.to(dtype).double() @ exact
+    assert (impl.forward(x, *weights) - product).norm() < (3e-3 if dtype == torch.bfloat16 else 5e-4) * product.norm()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 9])
+def test_a_row_gives_the_same_bits_alone_and_among_others(rows: int):
+    from lab3.cpu.linear import begin_step
+
+    qweight, scales, qzeros = awq_layer(inputs=192, outputs=136, group=48)
+    impl = build(inputs=192, outputs=136, group=48)
+    weights = impl.update_weights(qweight, scales, qzeros)
+    x = torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows)).half()
+    begin_step([1] * rows)
+    together = impl.forward(x, *weights)
+    begin_step([1])
+    assert torch.equal(together, torch.cat([impl.forward(row, *weights) for row in x.split(1)]))
 
 
 def test_a_long_sequence_gives_the_same_bits_alone_and_in_company_and_so_do_the_others():
@@ -140,22 +139,3 @@ def test_a_long_sequence_gives_the_same_bits_alone_and_in_company_and_so_do_the_
         begin_step([len(part)])
         alone.append(impl.forward(part, *weights))
     assert torch.equal(together, torch.cat(alone))
-
-
-def test_where_bf16_is_slow_a_long_prompt_is_multiplied_by_the_same_weights_in_fp32(monkeypatch: pytest.MonkeyPatch):
-    from lab3.cpu import linear
-
-    if not (block := linear._block_of_outputs()):
-        pytest.skip("torch's layout on this processor is not one that lab3 reads")
-    qweight, scales, qzeros = awq_layer(inputs=512, outputs=320, group=64)
-    impl = build(inputs=512, outputs=320, group=64)
-    weights = impl.update_weights(qweight, scales, qzeros)
-    x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
-    monkeypatch.setattr(linear, "_DENSE_TYPE", torch.bfloat16)
-    in_two = impl._dense(*weights[:2], block).double().view(2, 512, 320).sum(0)
-    monkeypatch.setattr(linear, "_DENSE_TYPE", torch.float32)
-    dense = impl._dense(*weights[:2], block).double()
-    torch.testing.assert_close(dense, in_two, rtol=2**-15, atol=1e-6)
-    linear.begin_step([100])
-    exact = x.double() @ dense
-    assert (impl.forward(x, *weights) - exact).norm() < 5e-4 * exact.norm()  # fp16's rounding of the result, no more

@@ -1,0 +1,284 @@
+"""Matrix products with weights of 16 and of 4 bits, which are turned into fp32 in registers and read from memory once.
+
+Each row of the result is computed in one order, whatever the number of rows: a request gets the same bits alone and
+among others. Products and sums are fp32. The inner loops are written in LLVM's own vectors of sixteen numbers, for
+what is compiled from loops over arrays keeps its sums in memory; LLVM cuts them to what the processor has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+from torch import Tensor
+
+from lab3.cpu.compiled import FAST, ZERO, compiled, high, load, low, store
+
+BLOCK = 64  # outputs that lie together in the layout of 4-bit weights
+_ROWS, _COLUMNS = 4, 4  # of a tile, which has a register for each: as many as leave room for the weights
+_LANES = 16
+_I8, _I16, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_FLOATS = ir.VectorType(_FLOAT, _LANES)
+_INTS = ir.VectorType(_I32, _LANES)
+_NONE = ir.Constant(_FLOATS, [0.0] * _LANES)
+
+
+# --- tiles: some rows by some outputs ---------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _tile_of_codes(_: Any, rows: Any, x: Any, x_step: Any, codes: Any, inputs: Any, sums: Any) -> Any:
+    """`rows` (a literal) rows of x times the codes 0 to 15 of a block of outputs → sums fp32 [rows, BLOCK].
+
+    Addresses and steps in bytes: x fp32 [rows, inputs], a row each `x_step`; codes [inputs, BLOCK / 2].
+    """
+    count = rows.literal_value
+    parts = BLOCK // _LANES
+
+    def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:
+        _, x, x_step, codes, inputs, sums = arguments
+
+        def step(i: Any, totals: list[Any]) -> list[Any]:
+            low_ones, high_ones = [], []
+            for part in range(parts // 2):
+                at = builder.add(codes, builder.add(builder.mul(i, _I64(BLOCK // 2)), _I64(part * _LANES)))
+                wide = builder.zext(_load(builder, at, ir.VectorType(_I8, _LANES)), _INTS)
+                low_ones.append(builder.sitofp(builder.and_(wide, ir.Constant(_INTS, [15] * _LANES)), _FLOATS))
+                high_ones.append(builder.sitofp(builder.lshr(wide, ir.Constant(_INTS, [4] * _LANES)), _FLOATS))
+            weights = [*low_ones, *high_ones]
+            factors = [_spread(builder, _load(builder, _at(builder, x, x_step, r, i, 4), _FLOAT)) for r in range(count)]
+            pairs = [(factor, weight) for factor in factors for weight in weights]
+            return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+        totals = _loop(builder, inputs, 1, count * parts, step)
+        for number, total in enumerate(totals):
+            _save(builder, total, builder.add(sums, _I64(4 * _LANES * number)))
+
+    return types.void(rows, *[types.intp] * 5), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _tile_of_dots(
+    _: Any,
+    rows: Any,
+    columns: Any,
+    x: Any,
+    x_step: Any,
+    weight: Any,
+    start: Any,
+    weight_step: Any,
+    inputs: Any,
+    sums: Any,
+) -> Any:
+    """`rows` rows of x times `columns` rows of a weight (literals), over inputs // 16 * 16 inputs
+    → sums fp32 [rows, columns].
+
+    Addresses and steps in bytes but `weight`, whose type tells what lies at `start`: x fp32 [rows, inputs], the weight
+    [columns, inputs].
+    """
+    r_count, c_count, bf16 = rows.literal_value, columns.literal_value, weight.dtype == types.int16
+
+    def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:
+        _, _, x, x_step, _, start, weight_step, inputs, sums = arguments
+
+        def widen(at: Any) -> Any:
+            if bf16:
+                bits = builder.zext(_load(builder, at, ir.VectorType(_I16, _LANES)), _INTS)
+                return builder.bitcast(builder.shl(bits, ir.Constant(_INTS, [16] * _LANES)), _FLOATS)
+            return builder.fpext(_load(builder, at, ir.VectorType(ir.HalfType(), _LANES)), _FLOATS)
+
+        def step(i: Any, totals: list[Any]) -> list[Any]:
+            weights = [widen(_at(builder, start, weight_step, column, i, 2)) for column in range(c_count)]
+            factors = [_load(builder, _at(builder, x, x_step, row, i, 4), _FLOATS) for row in range(r_count)]
+            pairs = [(factor, each) for factor in factors for each in weights]
+            return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+        whole = builder.and_(inputs, _I64(-_LANES))
+        for number, total in enumerate(_loop(builder, whole, _LANES, r_count * c_count, step)):
+            _save(builder, _sum(builder, total), builder.add(sums, _I64(4 * number)))
+
+    return types.void(rows, columns, types.intp, types.intp, weight, *[types.intp] * 4), generate
+
+
+def _loop(
+    builder: ir.IRBuilder, end: Any, step: int, registers: int, body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """`registers` vectors, zero at first, that `body(i, vectors)` gives anew for i = 0, step, … below `end`."""
+    before = builder.block
+    inside, check, after = (builder.append_basic_block(name) for name in ("inside", "check", "after"))
+    builder.branch(check)
+    builder.position_at_end(check)
+    i = builder.phi(_I64)
+    vectors = [builder.phi(_FLOATS) for _ in range(registers)]
+    i.add_incoming(_I64(0), before)
+    for vector in vectors:
+        vector.add_incoming(_NONE, before)
+    builder.cbranch(builder.icmp_signed("<", i, end), inside, after)
+    builder.position_at_end(inside)
+    for vector, new in zip(vectors, body(i, vectors), strict=True):
+        vector.add_incoming(new, inside)
+    i.add_incoming(builder.add(i, _I64(step)), inside)
+    builder.branch(check)
+    builder.position_at_end(after)
+    return vectors
+
+
+def _at(builder: ir.IRBuilder, base: Any, step: Any, row: int, i: Any, size: int) -> Any:
+    return builder.add(builder.add(base, builder.mul(step, _I64(row))), builder.mul(i, _I64(size)))
+
+
+def _load(builder: ir.IRBuilder, address: Any, kind: Any) -> Any:
+    loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    loaded.align = 1
+    return loaded
+
+
+def _save(builder: ir.IRBuilder, value: Any, address: Any) -> None:
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 1
+
+
+def _spread(builder: ir.IRBuilder, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _I32(0))
+    return builder.shuffle_vector(first, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(_INTS, [0] * _LANES))
+
+
+def _multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.fma.v{_LANES}f32"), [a, b, c])
+
+
+def _sum(builder: ir.IRBuilder, vector: Any) -> Any:
+    kind = ir.FunctionType(_FLOAT, [_FLOAT, _FLOATS])
+    function = get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{_LANES}f32")
+    return builder.call(function, [ir.Constant(_FLOAT, 0.0), vector], fastmath=("reassoc",))
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@compiled(fastmath=FAST)
+def times_16_bits(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
+    """x [rows, k] in fp32 times weight [n, k] of 16 bits → columns `first` to `last` of out [rows, n]."""
+    rows, k = x.shape
+    sums = np.empty((_ROWS, _COLUMNS), np.float32)
+    at, x_step, step, to = x.ctypes.data, 4 * k, 2 * k, sums.ctypes.data
+    for column in range(first, last, _COLUMNS):
+        columns = min(_COLUMNS, last - column)
+        for row in range(0, rows, _ROWS):
+            count = min(_ROWS, rows - row)
+            start, source = weight.ctypes.data + column * step, at + row * x_step
+            if columns < _COLUMNS:
+                for r in range(count):
+                    for c in range(columns):
+                        _tile_of_dots(
+                            1, 1, source + r * x_step, x_step, weight, start + c * step, step, k, to + 16 * r + 4 * c
+                        )
+            elif count == 4:
+                _tile_of_dots(4, 4, source, x_step, weight, start, step, k, to)
+            elif count == 3:
+                _tile_of_dots(3, 4, source, x_step, weight, start, step, k, to)
+            elif count == 2:
+                _tile_of_dots(2, 4, source, x_step, weight, start, step, k, to)
+            else:
+                _tile_of_dots(1, 4, source, x_step, weight, start, step, k, to)
+            for r in range(count):
+                for c in range(columns):
+                    product = sums[r, c]
+                    for i in range(k // _LANES * _LANES, k):
+                        product += x[row + r, i] * load(weight[column + c, i])
+                    out[row + r, column + c] = store(out, product)
+
+
+@compiled(fastmath=FAST)
+def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: int, out: Any) -> None:
+    """x [rows, k] times 4-bit weights → the outputs of the blocks `first` to `last` in out [rows, n].
+
+    A weight is (code - zero) * scale. codes uint8 [blocks, k, BLOCK / 2]: the first half of a block's outputs in the
+    low nibbles, the others in the high ones; scales [groups, n'] and zeros uint8 [groups, n'], n' whole blocks.
+    """
+    rows, k = x.shape
+    groups, n = scales.shape[0], out.shape[1]
+    size = k // groups
+    wide, totals = np.empty((rows, k), np.float32), np.empty((rows, groups), np.float32)
+    for row in range(rows):
+        for group in range(groups):
+            total = ZERO
+            for i in range(group * size, (group + 1) * size):
+                wide[row, i] = load(x[row, i])
+                total += wide[row, i]
+            totals[row, group] = total
+    sums, result = np.empty((_ROWS, BLOCK), np.float32), np.empty((_ROWS, BLOCK), np.float32)
+    scale, zero = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    step, to = 4 * k, sums.ctypes.data
+    for block in range(first, last):
+        column = block * BLOCK
+        for row in range(0, rows, _ROWS):
+            count = min(_ROWS, rows - row)
+            for r in range(count):
+                for i in range(BLOCK):
+                    result[r, i] = ZERO
+            for group in range(groups):
+                source = wide.ctypes.data + row * step + 4 * group * size
+                start = codes.ctypes.data + (block * k + group * size) * (BLOCK // 2)
+                if count == 4:
+                    _tile_of_codes(4, source, step, start, size, to)
+                elif count == 3:
+                    _tile_of_codes(3, source, step, start, size, to)
+                elif count == 2:
+                    _tile_of_codes(2, source, step, start, size, to)
+                else:
+                    _tile_of_codes(1, source, step, start, size, to)
+                for i in range(BLOCK):
+                    scale[i], zero[i] = load(scales[group, column + i]), np.float32(zeros[group, column + i])
+                for r in range(count):
+                    total = totals[row + r, group]
+                    for i in range(BLOCK):
+                        result[r, i] += scale[i] * (sums[r, i] - zero[i] * total)
+            for r in range(count):
+                for i in range(min(BLOCK, n - column)):
+                    out[row + r, column + i] = store(out, result[r, i])
+
+
+@compiled(fastmath=FAST)
+def dequantize(codes: Any, scales: Any, zeros: Any, first: int, last: int, out: Any) -> None:
+    """Blocks `first` to `last` of 4-bit weights as in `times_4_bits` → out [k, n'], (code - zero) * scale.
+
+    Where out is [2 k, n'], its lower half is what rounding to its type took from the upper one.
+    """
+    groups, inputs = scales.shape[0], codes.shape[1]
+    size, twice = inputs // groups, out.shape[0] > inputs
+    factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for block in range(first, last):
+        left, right = BLOCK * block, BLOCK * block + BLOCK // 2
+        for group in range(groups):
+            for i in range(BLOCK):
+                factor[i] = load(scales[group, left + i])
+                offset[i] = -np.float32(zeros[group, left + i]) * factor[i]
+            for k in range(group * size, (group + 1) * size):
+                for i in range(BLOCK // 2):
+                    out[k, left + i] = store(out, low(codes[block, k, i]) * factor[i] + offset[i])
+                for i in range(BLOCK // 2):
+                    exact = high(codes[block, k, i]) * factor[BLOCK // 2 + i] + offset[BLOCK // 2 + i]
+                    out[k, right + i] = store(out, exact)
+            if twice:
+                for k in range(group * size, (group + 1) * size):
+                    for i in range(BLOCK // 2):
+                        exact = low(codes[block, k, i]) * factor[i] + offset[i]
+                        out[inputs + k, left + i] = store(out, exact - load(store(out, exact)))
+                    for i in range(BLOCK // 2):
+                        exact = high(codes[block, k, i]) * factor[BLOCK // 2 + i] + offset[BLOCK // 2 + i]
+                        out[inputs + k, right + i] = store(out, exact - load(store(out, exact)))
+
+
+def blocks_of_codes(codes: Tensor) -> Tensor:
+    """Codes 0 to 15 [k, n] in the layout that `times_4_bits` reads: uint8 [blocks, k, BLOCK / 2], filled up with 0."""
+    k, n = codes.shape
+    whole = torch.nn.functional.pad(codes.to(torch.uint8), (0, -n % BLOCK))
+    first, second = whole.view(k, -1, 2, BLOCK // 2).permute(2, 1, 0, 3)
+    return (first | (second << 4)).contiguous()
