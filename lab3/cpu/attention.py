@@ -99,27 +99,23 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
         caches = stored(k_cache), stored(v_cache)
-        scales = caches
-        places = meta.fill_block, meta.fill_offset
-        if k_scales_zeros is None or v_scales_zeros is None:
-            for cache, new in zip(caches, (key, value), strict=True):
-                kernels.write_plain(stored(new), *places, cache)
-        else:
-            scales = stored(k_scales_zeros), stored(v_scales_zeros)
-            for cache, sz, new in zip(caches, scales, (key, value), strict=True):
-                kernels.write_quantized(stored(new), *places, cache, sz)
+        quantized = k_scales_zeros is not None and v_scales_zeros is not None
+        scales = (stored(k_scales_zeros), stored(v_scales_zeros)) if quantized else caches
+        for cache, sz, new in zip(caches, scales, (key, value), strict=True):
+            kernels.write(stored(new), meta.fill_block, meta.fill_offset, cache, sz, 0, self.num_kv_heads)
         out = key.new_empty(len(query), self.num_heads, self.v_head_size)
-        wide, written = query.float(), stored(out)
-        queries, first = stored(wide), 0
+        queries, written, size = stored(query), stored(out), caches[0].shape[1]
+        first = 0
         for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
             last = first + new_tokens
             if new_tokens == 1:
-                kernels.attend(queries[first], *caches, *scales, blocks, length, self.scale, written[first])
+                sequence = blocks, size, length, self.scale, 0, self.num_kv_heads
+                kernels.attend(queries[first], *caches, *scales, *sequence, written[first])
             else:
                 seen = [key.new_empty(length, self.num_kv_heads, d, dtype=torch.float32) for d in self._widths]
                 for cache, sz, each in zip(caches, scales, seen, strict=True):
                     kernels.read(cache, sz, blocks, stored(each))
-                out[first:last] = self._attend(wide[first:last], *(each.transpose(0, 1) for each in seen))
+                out[first:last] = self._attend(query[first:last].float(), *(each.transpose(0, 1) for each in seen))
             first = last
         return out
 

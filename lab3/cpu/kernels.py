@@ -75,49 +75,62 @@ def rotate(states: Any, cos: Any, sin: Any) -> None:
 # --- the KV cache ------------------------------------------------------------------------------------------------
 
 
-@compiled()
-def write_plain(new: Any, blocks: Any, offsets: Any, cache: Any) -> None:
-    """new [tokens, heads, d] to its places [tokens] in cache [blocks, block_size, heads, d]."""
-    tokens, heads, d = new.shape
-    for token in range(tokens):
-        block, offset = blocks[token], offsets[token]
-        for head in range(heads):
-            for i in range(d):
-                cache[block, offset, head, i] = new[token, head, i]
-
-
 @compiled(error_model="numpy")  # the formula's roundings, each of them: nothing is fast here
-def write_quantized(new: Any, blocks: Any, offsets: Any, cache: Any, scales_zeros: Any) -> None:
-    """`write_plain`, quantized over each head's d numbers as `lab3.cpu.kv_quant` says.
-
-    cache uint8 [blocks, block_size, heads, d] for 8 bits, d/2 for 4; scales_zeros [blocks, block_size, heads, 2].
-    """
-    tokens, heads, d = new.shape
-    four = cache.shape[3] * 2 == d
+def _quantize(new: Any, cache: Any, scale_zero: Any) -> None:
+    """new [d] as `lab3.cpu.kv_quant` says → cache uint8 [d] for 8 bits, [d/2] for 4; scale_zero [2]."""
+    d = new.shape[0]
+    four = cache.shape[0] * 2 == d
     top = np.float32(15 if four else 255)
+    low = high = load(new[0])
+    for i in range(1, d):
+        value = load(new[i])
+        low, high = min(low, value), max(high, value)
+    scale = (high - low) / top
+    if scale == ZERO:
+        scale = ONE
+    zero = -low / scale
     codes = np.empty(d, np.uint8)
-    for token in range(tokens):
+    for i in range(d):
+        code = load(new[i]) / scale + zero + HALF
+        codes[i] = truncated(min(max(code, ZERO), top + HALF))
+    if four:
+        for i in range(d // 2):
+            cache[i] = codes[i] | (codes[i + d // 2] << np.uint8(4))
+    else:
+        for i in range(d):
+            cache[i] = codes[i]
+    scale_zero[0] = store(scale_zero, scale)
+    scale_zero[1] = store(scale_zero, zero)
+
+
+@compiled()
+def _copy(new: Any, cache: Any, _: Any) -> None:
+    for i in range(new.shape[0]):
+        cache[i] = new[i]
+
+
+def _write(new: Any, cache: Any, scale_zero: Any) -> None:
+    """One head of one token to its place."""
+
+
+@overload(_write, strict=False)  # type: ignore[untyped-decorator]
+def _write_overload(new: Any, cache: Any, scale_zero: Any) -> Any:
+    if cache.dtype == types.uint8:
+        return lambda new, cache, scale_zero: _quantize(new, cache, scale_zero)
+    return lambda new, cache, scale_zero: _copy(new, cache, scale_zero)
+
+
+@compiled()
+def write(new: Any, blocks: Any, offsets: Any, cache: Any, scales_zeros: Any, first: int, last: int) -> None:
+    """The heads `first` to `last` of new [tokens, heads, d] to their places [tokens] in the cache.
+
+    cache [blocks, block_size, heads, d], uint8 for 8 bits and with d/2 for 4, which have scales_zeros [blocks,
+    block_size, heads, 2]. A cache in 16 or 32 bits has none: any array of four axes stands for them.
+    """
+    for token in range(new.shape[0]):
         block, offset = blocks[token], offsets[token]
-        for head in range(heads):
-            low = high = load(new[token, head, 0])
-            for i in range(1, d):
-                value = load(new[token, head, i])
-                low, high = min(low, value), max(high, value)
-            scale = (high - low) / top
-            if scale == ZERO:
-                scale = ONE
-            zero = -low / scale
-            for i in range(d):
-                code = load(new[token, head, i]) / scale + zero + HALF
-                codes[i] = truncated(min(max(code, ZERO), top + HALF))
-            if four:
-                for i in range(d // 2):
-                    cache[block, offset, head, i] = codes[i] | (codes[i + d // 2] << np.uint8(4))
-            else:
-                for i in range(d):
-                    cache[block, offset, head, i] = codes[i]
-            scales_zeros[block, offset, head, 0] = store(scales_zeros, scale)
-            scales_zeros[block, offset, head, 1] = store(scales_zeros, zero)
+        for head in range(first, last):
+            _write(new[token, head], cache[block, offset, head], scales_zeros[block, offset, head])
 
 
 def _read(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
@@ -150,8 +163,7 @@ def _read_overload(cache: Any, scales_zeros: Any, block: Any, offset: Any, head:
 def read(cache: Any, scales_zeros: Any, blocks: Any, out: Any) -> None:
     """A sequence's tokens, from the first one, as fp32.
 
-    cache [blocks, block_size, heads, …], blocks [n] those of the sequence in order → out [tokens, heads, d].
-    A cache in 16 or 32 bits has no scales: any array of four axes stands for them.
+    cache and scales as in `write`, blocks [n] those of the sequence in order → out [tokens, heads, d].
     """
     tokens, heads, _ = out.shape
     size = cache.shape[1]
@@ -168,27 +180,33 @@ def attend(
     k_scales: Any,
     v_scales: Any,
     blocks: Any,
+    size: int,
     length: int,
     scale: float,
+    first: int,
+    last: int,
     out: Any,
 ) -> None:
-    """Attention of one token, the last of its sequence of `length`, straight from the cache.
+    """Attention of one token, the last of its sequence of `length`, straight from the cache, which has blocks of `size`
+    tokens; by the heads `first` to `last` of the cache, each of which is read once for its group of queries.
 
-    query [heads, d] in fp32, blocks [n] the sequence's, caches as in `read` → out [heads, d_v]. With grouped queries a
-    head of the cache is read once for its group.
+    query [heads, d], blocks [n] the sequence's, caches and scales as in `write` → out [heads, d_v].
     """
     heads, d = query.shape
-    kv_heads, size = k_cache.shape[2], k_cache.shape[1]
-    group, d_v = heads // kv_heads, out.shape[1]
+    group, d_v = heads // k_cache.shape[2], out.shape[1]
     key, value = np.empty(d, np.float32), np.empty(d_v, np.float32)
     weights, sums = np.empty((group, length), np.float32), np.empty((group, d_v), np.float32)
-    for kv_head in range(kv_heads):
+    queries = np.empty((group, d), np.float32)
+    for kv_head in range(first, last):
+        for member in range(group):
+            for i in range(d):
+                queries[member, i] = load(query[kv_head * group + member, i])
         for token in range(length):
             _read(k_cache, k_scales, blocks[token // size], token % size, kv_head, key)
             for member in range(group):
                 product = ZERO
                 for i in range(d):
-                    product += query[kv_head * group + member, i] * key[i]
+                    product += queries[member, i] * key[i]
                 weights[member, token] = product * np.float32(scale)
         for member in range(group):
             most, total = weights[member, 0], ZERO

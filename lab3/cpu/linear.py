@@ -71,8 +71,8 @@ def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
 def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
     out = rows.new_empty(len(rows), len(weight))
-    x, w, written = stored(rows.float()), stored(weight), stored(out)
-    cores.in_parts(len(weight), weight.numel(), lambda first, last: products.times_16_bits(x, w, first, last, written))
+    x, w, written = stored(rows), stored(weight), stored(out)
+    cores.in_parts(len(weight), len(rows) * weight.numel(), lambda first, last: products.times_16_bits(x, w, first, last, written))
     return out
 
 

@@ -164,10 +164,13 @@ def _sum(builder: ir.IRBuilder, vector: Any) -> Any:
 
 @compiled(fastmath=FAST)
 def times_16_bits(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
-    """x [rows, k] in fp32 times weight [n, k] of 16 bits → columns `first` to `last` of out [rows, n]."""
+    """x [rows, k] times weight [n, k] of 16 bits → columns `first` to `last` of out [rows, n]."""
     rows, k = x.shape
-    sums = np.empty((_ROWS, _COLUMNS), np.float32)
-    at, x_step, step, to = x.ctypes.data, 4 * k, 2 * k, sums.ctypes.data
+    wide, sums = np.empty((rows, k), np.float32), np.empty((_ROWS, _COLUMNS), np.float32)
+    for row in range(rows):
+        for i in range(k):
+            wide[row, i] = load(x[row, i])
+    at, x_step, step, to = wide.ctypes.data, 4 * k, 2 * k, sums.ctypes.data
     for column in range(first, last, _COLUMNS):
         columns = min(_COLUMNS, last - column)
         for row in range(0, rows, _ROWS):
@@ -191,7 +194,7 @@ def times_16_bits(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
                 for c in range(columns):
                     product = sums[r, c]
                     for i in range(k // _LANES * _LANES, k):
-                        product += x[row + r, i] * load(weight[column + c, i])
+                        product += wide[row + r, i] * load(weight[column + c, i])
                     out[row + r, column + c] = store(out, product)
 
 

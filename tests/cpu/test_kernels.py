@@ -154,10 +154,7 @@ class Cache:
         place = torch.arange(tokens)
         places = self.blocks[place // 16].numpy(), (place % 16).numpy()
         arrays = stored(self.cache), stored(self.scales)
-        if bits == 16:
-            kernels.write_plain(stored(self.new), *places, arrays[0])
-        else:
-            kernels.write_quantized(stored(self.new), *places, *arrays)
+        kernels.write(stored(self.new), *places, arrays[0], arrays[bits < 16], 0, heads)
 
     @property
     def arrays(self) -> tuple[Any, Any]:
@@ -194,7 +191,7 @@ class TestTheCache:
         cache = Cache(1, bits=bits, dtype=torch.float32)
         cache.new.fill_(0.75)
         arrays = cache.stored(cache.new), cache.blocks[:1].numpy(), torch.zeros(1, dtype=torch.long).numpy()
-        cache.kernels.write_quantized(*arrays, *cache.arrays)
+        cache.kernels.write(*arrays, *cache.arrays, 0, 3)
         assert torch.equal(cache.read(), cache.new)
 
     def test_a_plain_cache_keeps_what_comes(self, dtype: torch.dtype):
@@ -212,7 +209,7 @@ class TestTheCache:
         query, out = numbers(9, 64, dtype=torch.float32), torch.empty(9, 64, dtype=dtype)
         (k, k_scales), (v, v_scales) = keys.arrays, values.arrays
         blocks = keys.blocks.numpy()
-        kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, length, 0.125, stored(out))
+        kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, 16, length, 0.125, 0, 3, stored(out))
         exact = F.scaled_dot_product_attention(
             query.double().view(1, 3, 3, 64),
             keys.read().double().transpose(0, 1)[None],
@@ -228,7 +225,7 @@ class TestTheCache:
         values.cache.fill_(1.0)
         query, out = numbers(9, 64, dtype=torch.float32, spread=300), torch.empty(9, 64)
         (k, _), (v, _) = keys.arrays, values.arrays
-        kernels.attend(query.numpy(), k, v, k, v, keys.blocks.numpy(), 17, 1.0, out.numpy())
+        kernels.attend(query.numpy(), k, v, k, v, keys.blocks.numpy(), 16, 17, 1.0, 0, 3, out.numpy())
         assert (query.view(3, 3, 64) @ keys.read().permute(1, 2, 0)).abs().max() > 1000
         torch.testing.assert_close(out, torch.ones(9, 64))
 
