@@ -67,9 +67,9 @@ class Meter:
 
     `device`: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", "cuda:N" or a GPU's or MIG slice's UUID.
     `pid` may be of a server's first process: its descendants count, those too that outlive their parents.
-    Peaks shorter than `interval_s` can be missed, and longer ones where readings are slow: each is followed by a rest of
-    fifty times as long, for Linux walks through all pages of a process to tell what it holds. `nvml` is a stand-in for
-    the `pynvml` module.
+    Peaks shorter than `interval_s` can be missed, and longer ones where readings are slow: each is followed by a rest
+    of fifty times as long, for Linux walks through all pages of a process to tell what it holds. `nvml` is a stand-in
+    for the `pynvml` module.
     Raises InfraError when a GPU was asked for and no driver answers, or NVML fails while watching (at the block's
     end); UsageError for a device that is not there.
     """

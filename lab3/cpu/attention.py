@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lab3.cpu import cores, kernels
 from lab3.cpu.compiled import stored
+from lab3.cpu.graph import Recording, recording
+from lab3.cpu.replay import ATTEND
 
 
 @dataclass
@@ -99,8 +101,9 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
         caches = stored(k_cache), stored(v_cache)
-        quantized = k_scales_zeros is not None and v_scales_zeros is not None
-        scales = (stored(k_scales_zeros), stored(v_scales_zeros)) if quantized else caches
+        if k_scales_zeros is None or v_scales_zeros is None:
+            k_scales_zeros, v_scales_zeros = k_cache, v_cache  # not read
+        scales = stored(k_scales_zeros), stored(v_scales_zeros)
         for cache, sz, new in zip(caches, scales, (key, value), strict=True):
             kernels.write(stored(new), meta.fill_block, meta.fill_offset, cache, sz, 0, self.num_kv_heads)
         out = key.new_empty(len(query), self.num_heads, self.v_head_size)
@@ -117,7 +120,40 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
                     kernels.read(cache, sz, blocks, stored(each))
                 out[first:last] = self._attend(query[first:last].float(), *(each.transpose(0, 1) for each in seen))
             first = last
+        if step := recording():
+            self._note(step, query, key, value, k_cache, v_cache, k_scales_zeros, v_scales_zeros, out, meta)
         return out
+
+    def _note(
+        self,
+        step: Recording,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        k_scales: Tensor,
+        v_scales: Tensor,
+        out: Tensor,
+        meta: CpuAttentionMetadata,
+    ) -> None:
+        caches = {"k_cache": k_cache, "v_cache": v_cache, "k_scales": k_scales, "v_scales": v_scales}
+        step.note(
+            ATTEND,
+            tasks=len(query) * self.num_kv_heads,
+            reads={"x": query, "second": key, "third": value, **caches},
+            writes={"out": out},
+            step=query.stride(0),
+            heads=self.num_heads,
+            kv_heads=self.num_kv_heads,
+            d=self.head_size,
+            blocks=len(k_cache),
+            width=k_cache.size(-1),
+            size=k_cache.size(1),
+            span=k_cache.stride(0) // k_cache.stride(1),
+            scale_span=k_scales.stride(0) // k_scales.stride(1),
+            number=self.scale,
+        )
 
     @property
     def _widths(self) -> tuple[int, int]:

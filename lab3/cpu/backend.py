@@ -16,6 +16,7 @@ from lmdeploy.pytorch.backends.norm import RMSNormBuildSpec
 from lab3.cpu import cores
 from lab3.cpu.attention import CpuAttentionMetadata, build_attention, build_metadata
 from lab3.cpu.between import CpuApplyRotaryEmb, CpuRMSNorm, CpuSiluAndMul
+from lab3.cpu.graph import CpuGraphRunner
 from lab3.cpu.linear import CpuLinear, begin_step, build_w4a16
 from lab3.cpu.sampling import CpuMultinomialSampling
 
@@ -56,6 +57,10 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
         begin_step(metadata.query_lengths)
         step_context.attn_metadata = metadata
         return step_context
+
+    @staticmethod
+    def build_graph_runner(model: Any, **configs: Any) -> CpuGraphRunner:
+        return CpuGraphRunner(model, **configs)
 
     @staticmethod
     def device_count() -> int:

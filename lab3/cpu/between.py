@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lab3.cpu import kernels
 from lab3.cpu.compiled import stored
+from lab3.cpu.graph import recording
+from lab3.cpu.replay import ADD_NORM, NORM, ROTATE, SILU
 
 
 class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]
@@ -24,10 +26,16 @@ class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]
         out = torch.empty_like(rows)
         if residual is None:
             kernels.rms_norm(stored(rows), stored(weight), self.eps, stored(out))
+            if step := recording():
+                reads = {"x": rows, "weight": weight}
+                step.note(NORM, tasks=len(rows), reads=reads, writes={"out": out}, n=x.size(-1), number=self.eps)
             return out.view(x.shape)
         total = torch.empty_like(rows)
         before = residual.reshape(rows.shape)
         kernels.add_rms_norm(stored(rows), stored(before), stored(weight), self.eps, stored(total), stored(out))
+        if step := recording():
+            reads, writes = {"x": rows, "second": before, "weight": weight}, {"total": total, "out": out}
+            step.note(ADD_NORM, tasks=len(rows), reads=reads, writes=writes, n=x.size(-1), number=self.eps)
         return out.view(x.shape), total.view(x.shape)
 
 
@@ -39,6 +47,8 @@ class CpuSiluAndMul(SiluAndMulImpl):  # type: ignore[misc]
         rows = x.reshape(-1, x.size(-1))
         out = rows.new_empty(len(rows), x.size(-1) // 2)
         kernels.silu_and_mul(stored(rows), stored(out))
+        if step := recording():
+            step.note(SILU, tasks=len(rows), reads={"x": rows}, writes={"out": out}, n=out.size(1))
         return out.view(*x.shape[:-1], -1)
 
 
@@ -50,9 +60,16 @@ class CpuApplyRotaryEmb(DefaultApplyRotaryEmbImpl):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """query and key [tokens, heads, d], cos and sin [tokens, d] → both turned."""
         if complex_mode or query.dim() != 3 or cos.shape != (len(query), query.size(-1)):
+            if step := recording():
+                step.fails()
             return super().forward(query, key, cos, sin, inplace, complex_mode)  # type: ignore[no-any-return]
         if not inplace:
             query, key = query.clone(), key.clone()
         for states in (query, key):
             kernels.rotate(stored(states), stored(cos), stored(sin))
+            if step := recording():
+                reads = {"x": states, "second": cos, "third": sin}
+                _, heads, d = states.shape
+                sizes = {"heads": heads, "d": d, "step": states.stride(0)}
+                step.note(ROTATE, tasks=len(states), reads=reads, writes={}, **sizes)
         return query, key

@@ -47,6 +47,13 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, eps: float, total: Any, out
             out[row, i] = store(out, load(total[row, i]) * factor * load(weight[i]))
 
 
+@compiled()
+def add(to: Any, bias: Any) -> None:
+    """to += bias, both [n]."""
+    for i in range(to.shape[0]):
+        to[i] = store(to, load(to[i]) + load(bias[i]))
+
+
 @compiled(fastmath=FAST, error_model="numpy")
 def silu_and_mul(gate_up: Any, out: Any) -> None:
     """silu(gate) * up, where gate_up [rows, 2 n] holds both one after the other → out [rows, n]."""

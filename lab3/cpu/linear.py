@@ -20,10 +20,13 @@ from torch import Tensor
 
 from lab3.cpu import cores, products
 from lab3.cpu.compiled import stored
+from lab3.cpu.graph import Recording, recording
+from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 
 # From so many rows of a sequence on, weights dequantized for one product gain.
 _LONG = 64
 _DENSE_TYPE = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+_TASKS = 8  # that a recorded product is cut into
 _step = threading.local()
 
 
@@ -59,7 +62,16 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
             wide = weight.float() if x.dtype == torch.float16 else weight
             out = torch.cat([_sequence(part, weight, wide) for part in rows.split(lengths)])
         cores.take(0)
-        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
+        return _with_bias(out, bias).view(*x.shape[:-1], -1)
+
+
+def _with_bias(out: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return out
+    out += bias
+    if step := recording():
+        step.note(ADD, tasks=len(out), reads={"x": out, "weight": bias}, writes={}, n=out.size(1))
+    return out
 
 
 def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
@@ -72,7 +84,15 @@ def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
     out = rows.new_empty(len(rows), len(weight))
     x, w, written = stored(rows), stored(weight), stored(out)
-    cores.in_parts(len(weight), len(rows) * weight.numel(), lambda first, last: products.times_16_bits(x, w, first, last, written))
+
+    def multiply(first: int, last: int) -> None:
+        products.times_16_bits(x, w, first, last, written)
+
+    cores.in_parts(len(weight), len(rows) * weight.numel(), multiply)
+    if step := recording():
+        sizes = {"rows": len(rows), "k": rows.size(1), "n": len(weight)}
+        reads = {"x": rows, "weight": weight}
+        step.note(TIMES_16, tasks=_TASKS, reads=reads, writes={"out": out}, **sizes)
     return out
 
 
@@ -116,6 +136,8 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         lengths = _lengths(len(rows))
         if max(lengths) < _LONG:
             _times_4_bits(rows, weights, out)
+            if step := recording():
+                self._note(step, rows, qweight, scales, qzeros, out)
         else:
             # By the length of each sequence: a request must not be computed otherwise for being in company.
             dense = self._dense(weights)
@@ -124,8 +146,15 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
                     _times_4_bits(part, weights, result)
                 else:
                     result.copy_(_times_dense(part, dense)[:, : self.spec.out_features])
-        out = out.view(*x.shape[:-1], self.spec.out_features)
-        return out if bias is None else out + bias.to(x.dtype)
+        return _with_bias(out, None if bias is None else bias.to(x.dtype)).view(*x.shape[:-1], -1)
+
+    def _note(
+        self, step: Recording, rows: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, out: Tensor
+    ) -> None:
+        blocks, k, _ = qweight.shape
+        sizes = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
+        reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
+        step.note(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **sizes)
 
     def _dense(self, weights: tuple[Any, Any, Any]) -> Tensor:
         """The layer's weights for one product, in the type that is multiplied faster: fp32 [in_features, N'], or bf16
