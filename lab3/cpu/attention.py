@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab3.cpu import cores, kernels
 from lab3.cpu.compiled import stored
-from lab3.cpu.graph import Recording, recording
+from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ATTEND
 
 
@@ -100,60 +100,63 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         """Attention of `query` [T, heads, head_dim] over the cache, after `key` and `value` [T, kv_heads, head_dim]
         were written to it. Caches are [blocks, block_size, kv_heads, head_dim (half for int4)]."""
         meta = attn_metadata
-        caches = stored(k_cache), stored(v_cache)
         if k_scales_zeros is None or v_scales_zeros is None:
             k_scales_zeros, v_scales_zeros = k_cache, v_cache  # not read
-        scales = stored(k_scales_zeros), stored(v_scales_zeros)
-        for cache, sz, new in zip(caches, scales, (key, value), strict=True):
-            kernels.write(stored(new), meta.fill_block, meta.fill_offset, cache, sz, 0, self.num_kv_heads)
         out = key.new_empty(len(query), self.num_heads, self.v_head_size)
-        queries, written, size = stored(query), stored(out), caches[0].shape[1]
+        caches = {"k_cache": k_cache, "v_cache": v_cache, "k_scales": k_scales_zeros, "v_scales": v_scales_zeros}
+        step = decoding(query)
+        if step and self._alike(query, key, value) and k_cache.stride() == v_cache.stride():
+            step.do(
+                ATTEND,
+                tasks=len(query) * self.num_kv_heads,
+                reads={"x": query, "second": key, "third": value, **caches},
+                writes={"out": out},
+                step=query.stride(0),
+                heads=self.num_heads,
+                kv_heads=self.num_kv_heads,
+                d=self.head_size,
+                blocks=len(k_cache),
+                width=k_cache.size(-1),
+                size=k_cache.size(1),
+                span=k_cache.stride(0) // k_cache.stride(1),
+                scale_span=k_scales_zeros.stride(0) // k_scales_zeros.stride(1),
+                number=self.scale,
+            )
+        else:
+            self._by_sequences(query, key, value, tuple(map(stored, caches.values())), meta, out)
+        return out
+
+    def _alike(self, *states: Tensor) -> bool:
+        """Whether a step's rows lie as far apart in all of them, each with its heads together."""
+        steps = {each.stride(0) for each in states if len(each) > 1}
+        return len(steps) <= 1 and all(each.stride()[1:] == (self.head_size, 1) for each in states)
+
+    def _by_sequences(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cached: tuple[Any, ...],
+        meta: CpuAttentionMetadata,
+        out: Tensor,
+    ) -> None:
+        k_cache, v_cache, k_scales, v_scales = cached
+        places = meta.fill_block, meta.fill_offset
+        kernels.write(stored(key), *places, k_cache, k_scales, 0, self.num_kv_heads)
+        kernels.write(stored(value), *places, v_cache, v_scales, 0, self.num_kv_heads)
+        queries, written, size = stored(query), stored(out), k_cache.shape[1]
         first = 0
         for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
             last = first + new_tokens
             if new_tokens == 1:
                 sequence = blocks, size, length, self.scale, 0, self.num_kv_heads
-                kernels.attend(queries[first], *caches, *scales, *sequence, written[first])
+                kernels.attend(queries[first], *cached, *sequence, written[first])  # type: ignore[call-arg]
             else:
                 seen = [key.new_empty(length, self.num_kv_heads, d, dtype=torch.float32) for d in self._widths]
-                for cache, sz, each in zip(caches, scales, seen, strict=True):
-                    kernels.read(cache, sz, blocks, stored(each))
+                kernels.read(k_cache, k_scales, blocks, stored(seen[0]))
+                kernels.read(v_cache, v_scales, blocks, stored(seen[1]))
                 out[first:last] = self._attend(query[first:last].float(), *(each.transpose(0, 1) for each in seen))
             first = last
-        if step := recording():
-            self._note(step, query, key, value, k_cache, v_cache, k_scales_zeros, v_scales_zeros, out, meta)
-        return out
-
-    def _note(
-        self,
-        step: Recording,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        k_scales: Tensor,
-        v_scales: Tensor,
-        out: Tensor,
-        meta: CpuAttentionMetadata,
-    ) -> None:
-        caches = {"k_cache": k_cache, "v_cache": v_cache, "k_scales": k_scales, "v_scales": v_scales}
-        step.note(
-            ATTEND,
-            tasks=len(query) * self.num_kv_heads,
-            reads={"x": query, "second": key, "third": value, **caches},
-            writes={"out": out},
-            step=query.stride(0),
-            heads=self.num_heads,
-            kv_heads=self.num_kv_heads,
-            d=self.head_size,
-            blocks=len(k_cache),
-            width=k_cache.size(-1),
-            size=k_cache.size(1),
-            span=k_cache.stride(0) // k_cache.stride(1),
-            scale_span=k_scales.stride(0) // k_scales.stride(1),
-            number=self.scale,
-        )
 
     @property
     def _widths(self) -> tuple[int, int]:

@@ -13,10 +13,9 @@ from lmdeploy.pytorch.backends.linear import LinearBuildSpec
 from lmdeploy.pytorch.backends.multinomial_sampling import MultinomialSamplingBuildSpec
 from lmdeploy.pytorch.backends.norm import RMSNormBuildSpec
 
-from lab3.cpu import cores
+from lab3.cpu import cores, graph
 from lab3.cpu.attention import CpuAttentionMetadata, build_attention, build_metadata
 from lab3.cpu.between import CpuApplyRotaryEmb, CpuRMSNorm, CpuSiluAndMul
-from lab3.cpu.graph import CpuGraphRunner
 from lab3.cpu.linear import CpuLinear, begin_step, build_w4a16
 from lab3.cpu.sampling import CpuMultinomialSampling
 
@@ -55,12 +54,13 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
         metadata = build_metadata(step_context)
         cores.take(0)  # what is worth more says so itself
         begin_step(metadata.query_lengths)
+        graph.begin(metadata)
         step_context.attn_metadata = metadata
         return step_context
 
     @staticmethod
-    def build_graph_runner(model: Any, **configs: Any) -> CpuGraphRunner:
-        return CpuGraphRunner(model, **configs)
+    def build_graph_runner(model: Any, **configs: Any) -> graph.CpuGraphRunner:
+        return graph.CpuGraphRunner(model, **configs)
 
     @staticmethod
     def device_count() -> int:

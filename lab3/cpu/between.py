@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab3.cpu import kernels
 from lab3.cpu.compiled import stored
-from lab3.cpu.graph import recording
+from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ADD_NORM, NORM, ROTATE, SILU
 
 
@@ -24,18 +24,21 @@ class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]
         """x [..., n] → its norm; with a residual, that of their sum, and the sum."""
         rows = x.reshape(-1, x.size(-1))
         out = torch.empty_like(rows)
+        step = decoding(x)
+        facts: dict[str, float] = {"tasks": len(rows), "n": x.size(-1), "number": self.eps}
         if residual is None:
-            kernels.rms_norm(stored(rows), stored(weight), self.eps, stored(out))
-            if step := recording():
-                reads = {"x": rows, "weight": weight}
-                step.note(NORM, tasks=len(rows), reads=reads, writes={"out": out}, n=x.size(-1), number=self.eps)
+            if step:
+                step.do(NORM, reads={"x": rows, "weight": weight}, writes={"out": out}, **facts)
+            else:
+                kernels.rms_norm(stored(rows), stored(weight), self.eps, stored(out))
             return out.view(x.shape)
         total = torch.empty_like(rows)
         before = residual.reshape(rows.shape)
-        kernels.add_rms_norm(stored(rows), stored(before), stored(weight), self.eps, stored(total), stored(out))
-        if step := recording():
-            reads, writes = {"x": rows, "second": before, "weight": weight}, {"total": total, "out": out}
-            step.note(ADD_NORM, tasks=len(rows), reads=reads, writes=writes, n=x.size(-1), number=self.eps)
+        if step:
+            reads = {"x": rows, "second": before, "weight": weight}
+            step.do(ADD_NORM, reads=reads, writes={"total": total, "out": out}, **facts)
+        else:
+            kernels.add_rms_norm(stored(rows), stored(before), stored(weight), self.eps, stored(total), stored(out))
         return out.view(x.shape), total.view(x.shape)
 
 
@@ -46,9 +49,10 @@ class CpuSiluAndMul(SiluAndMulImpl):  # type: ignore[misc]
         """x [..., 2 n], the gate before the other → [..., n]."""
         rows = x.reshape(-1, x.size(-1))
         out = rows.new_empty(len(rows), x.size(-1) // 2)
-        kernels.silu_and_mul(stored(rows), stored(out))
-        if step := recording():
-            step.note(SILU, tasks=len(rows), reads={"x": rows}, writes={"out": out}, n=out.size(1))
+        if step := decoding(x):
+            step.do(SILU, tasks=len(rows), reads={"x": rows}, writes={"out": out}, n=out.size(1))
+        else:
+            kernels.silu_and_mul(stored(rows), stored(out))
         return out.view(*x.shape[:-1], -1)
 
 
@@ -60,16 +64,14 @@ class CpuApplyRotaryEmb(DefaultApplyRotaryEmbImpl):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """query and key [tokens, heads, d], cos and sin [tokens, d] → both turned."""
         if complex_mode or query.dim() != 3 or cos.shape != (len(query), query.size(-1)):
-            if step := recording():
-                step.fails()
             return super().forward(query, key, cos, sin, inplace, complex_mode)  # type: ignore[no-any-return]
         if not inplace:
             query, key = query.clone(), key.clone()
         for states in (query, key):
-            kernels.rotate(stored(states), stored(cos), stored(sin))
-            if step := recording():
-                reads = {"x": states, "second": cos, "third": sin}
+            if step := decoding(query):
                 _, heads, d = states.shape
-                sizes = {"heads": heads, "d": d, "step": states.stride(0)}
-                step.note(ROTATE, tasks=len(states), reads=reads, writes={}, **sizes)
+                reads = {"x": states, "second": cos, "third": sin}
+                step.do(ROTATE, tasks=len(states), reads=reads, heads=heads, d=d, step=states.stride(0))
+            else:
+                kernels.rotate(stored(states), stored(cos), stored(sin))
         return query, key

@@ -4,7 +4,8 @@ A decoding step of a small model is thousands of torch operators on a few hundre
 more than computing them.
 
 Each row of an input is computed by itself and in one order, so that a request gets the same numbers alone and among
-others. Sums are fp32.
+others. Sums are fp32. A loop that adds up stores nothing: LLVM compiles a loop that does both twice, with sixteen sums
+and with one, and takes the one or the other by where the arrays happen to lie.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, eps: float, total: Any, out
     """total = x + residual, rounded as it is stored; out = its `rms_norm`. All [rows, n], weight [n]."""
     rows, n = x.shape
     for row in range(rows):
-        squares = ZERO
         for i in range(n):
             total[row, i] = store(total, load(x[row, i]) + load(residual[row, i]))
+        squares = ZERO
+        for i in range(n):
             squares += load(total[row, i]) * load(total[row, i])
         factor = ONE / np.sqrt(squares / np.float32(n) + np.float32(eps))
         for i in range(n):
@@ -221,6 +223,7 @@ def attend(
                 most = max(most, weights[member, token])
             for token in range(length):
                 weights[member, token] = exp(weights[member, token] - most)
+            for token in range(length):
                 total += weights[member, token]
             for token in range(length):
                 weights[member, token] /= total

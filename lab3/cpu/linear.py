@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lab3.cpu import cores, products
 from lab3.cpu.compiled import stored
-from lab3.cpu.graph import Recording, recording
+from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 
 # From so many rows of a sequence on, weights dequantized for one product gain.
@@ -68,9 +68,10 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
 def _with_bias(out: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return out
-    out += bias
-    if step := recording():
-        step.note(ADD, tasks=len(out), reads={"x": out, "weight": bias}, writes={}, n=out.size(1))
+    if step := decoding(out):
+        step.do(ADD, tasks=len(out), reads={"x": out, "weight": bias}, n=out.size(1))
+    else:
+        out += bias
     return out
 
 
@@ -83,16 +84,16 @@ def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
 def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
     out = rows.new_empty(len(rows), len(weight))
+    if step := decoding(rows):
+        sizes = {"rows": len(rows), "k": rows.size(1), "n": len(weight)}
+        step.do(TIMES_16, tasks=_TASKS, reads={"x": rows, "weight": weight}, writes={"out": out}, **sizes)
+        return out
     x, w, written = stored(rows), stored(weight), stored(out)
 
     def multiply(first: int, last: int) -> None:
         products.times_16_bits(x, w, first, last, written)
 
     cores.in_parts(len(weight), len(rows) * weight.numel(), multiply)
-    if step := recording():
-        sizes = {"rows": len(rows), "k": rows.size(1), "n": len(weight)}
-        reads = {"x": rows, "weight": weight}
-        step.note(TIMES_16, tasks=_TASKS, reads=reads, writes={"out": out}, **sizes)
     return out
 
 
@@ -135,9 +136,13 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         weights = stored(qweight), stored(scales), stored(qzeros)
         lengths = _lengths(len(rows))
         if max(lengths) < _LONG:
-            _times_4_bits(rows, weights, out)
-            if step := recording():
-                self._note(step, rows, qweight, scales, qzeros, out)
+            if step := decoding(x):
+                blocks, k = qweight.shape[:2]
+                facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
+                reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
+                step.do(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **facts)
+            else:
+                _times_4_bits(rows, weights, out)
         else:
             # By the length of each sequence: a request must not be computed otherwise for being in company.
             dense = self._dense(weights)
@@ -147,14 +152,6 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
                 else:
                     result.copy_(_times_dense(part, dense)[:, : self.spec.out_features])
         return _with_bias(out, None if bias is None else bias.to(x.dtype)).view(*x.shape[:-1], -1)
-
-    def _note(
-        self, step: Recording, rows: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, out: Tensor
-    ) -> None:
-        blocks, k, _ = qweight.shape
-        sizes = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
-        reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
-        step.note(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **sizes)
 
     def _dense(self, weights: tuple[Any, Any, Any]) -> Tensor:
         """The layer's weights for one product, in the type that is multiplied faster: fp32 [in_features, N'], or bf16

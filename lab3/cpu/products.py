@@ -210,10 +210,11 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
     size = k // groups
     wide, totals = np.empty((rows, k), np.float32), np.empty((rows, groups), np.float32)
     for row in range(rows):
+        for i in range(k):
+            wide[row, i] = load(x[row, i])
         for group in range(groups):
             total = ZERO
             for i in range(group * size, (group + 1) * size):
-                wide[row, i] = load(x[row, i])
                 total += wide[row, i]
             totals[row, group] = total
     sums, result = np.empty((_ROWS, BLOCK), np.float32), np.empty((_ROWS, BLOCK), np.float32)
