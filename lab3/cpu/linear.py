@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,10 @@ from lab3.cpu.compiled import stored
 from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 
-# From so many rows of a sequence on, weights dequantized for one product gain.
+# From so many rows of a sequence on, weights made fp32 for one product gain.
 _LONG = 64
-_DENSE_TYPE = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+_SLICE_ELEMENTS = 2**20  # of them at a time: 4 MiB, as much as the processor keeps at hand
+_DEQUANTIZING = 16  # multiplications that take as long as making a weight fp32
 _TASKS = 8  # that a recorded product is cut into
 _step = threading.local()
 
@@ -145,31 +146,44 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
                 _times_4_bits(rows, weights, out)
         else:
             # By the length of each sequence: a request must not be computed otherwise for being in company.
-            dense = self._dense(weights)
-            for part, result in zip(rows.split(lengths), out.split(lengths), strict=True):
+            parts = list(zip(rows.split(lengths), out.split(lengths), strict=True))
+            for part, result in parts:
                 if len(part) < _LONG:
                     _times_4_bits(part, weights, result)
-                else:
-                    result.copy_(_times_dense(part, dense)[:, : self.spec.out_features])
+            self._times_dense([pair for pair in parts if len(pair[0]) >= _LONG], weights)
         return _with_bias(out, None if bias is None else bias.to(x.dtype)).view(*x.shape[:-1], -1)
 
-    def _dense(self, weights: tuple[Any, Any, Any]) -> Tensor:
-        """The layer's weights for one product, in the type that is multiplied faster: fp32 [in_features, N'], or bf16
-        with the rounding's remainder below it, [2 * in_features, N'].
+    def _times_dense(self, parts: list[tuple[Tensor, Tensor]], weights: tuple[Any, Any, Any]) -> None:
+        """Pairs of rows and where their products go, by slices of the outputs whose weights are dequantized to fp32."""
+        inputs, outputs, blocks = self.spec.in_features, self.spec.out_features, len(weights[0])
+        at_once = max(1, min(blocks, _SLICE_ELEMENTS // (products.BLOCK * inputs)))
+        wide = [part.float() for part, _ in parts]
+        for first in range(0, blocks, at_once):
+            last = min(first + at_once, blocks)
+            dense = _scratch(inputs * (last - first) * products.BLOCK).view(inputs, -1)
+            _dequantize(weights, first, last, dense)
+            columns = slice(first * products.BLOCK, min(last * products.BLOCK, outputs))
+            dense = dense[:, : columns.stop - columns.start]
+            for part, (_, result) in zip(wide, parts, strict=True):
+                cores.take(len(part) * dense.numel())
+                result[:, columns] = part @ dense
+        cores.take(0)
 
-        bf16 alone has 8 bits for a weight. The embedded model's answers suffer from the difference; the product with
-        both, summed in fp32, costs a third more.
-        """
-        codes, scales, _ = weights
-        times = 1 if torch.float32 == _DENSE_TYPE else 2
-        dense = torch.empty(times * self.spec.in_features, scales.shape[1], dtype=_DENSE_TYPE)
-        out = stored(dense)
 
-        def dequantize(first: int, last: int) -> None:
-            products.dequantize(*weights, first, last, out)
+def _dequantize(weights: tuple[Any, Any, Any], first: int, last: int, dense: Tensor) -> None:
+    out = stored(dense)
 
-        cores.in_parts(len(codes), dense.numel(), dequantize)
-        return dense
+    def dequantize(begin: int, end: int) -> None:
+        products.dequantize(*weights, first + begin, first + end, out[:, begin * products.BLOCK :])
+
+    cores.in_parts(last - first, _DEQUANTIZING * dense.numel(), dequantize)
+
+
+def _scratch(elements: int) -> Tensor:
+    """Some fp32 numbers of this thread's: new memory costs more to get than to fill."""
+    if not hasattr(_step, "scratch") or len(_step.scratch) < elements:
+        _step.scratch = torch.empty(elements)
+    return cast(Tensor, _step.scratch)[:elements]
 
 
 def _times_4_bits(rows: Tensor, weights: tuple[Any, Any, Any], out: Tensor) -> None:
@@ -179,11 +193,3 @@ def _times_4_bits(rows: Tensor, weights: tuple[Any, Any, Any], out: Tensor) -> N
         products.times_4_bits(x, *weights, first, last, written)
 
     cores.in_parts(len(weights[0]), rows.numel() * out.size(1), multiply)
-
-
-def _times_dense(rows: Tensor, dense: Tensor) -> Tensor:
-    cores.take(rows.size(0) * dense.numel())
-    wide = rows.float() if dense.dtype == torch.float32 else rows.bfloat16().repeat(1, len(dense) // rows.size(1))
-    product = torch.mm(wide, dense)
-    cores.take(0)
-    return product

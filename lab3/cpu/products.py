@@ -251,33 +251,21 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
 
 @compiled(fastmath=FAST)
 def dequantize(codes: Any, scales: Any, zeros: Any, first: int, last: int, out: Any) -> None:
-    """Blocks `first` to `last` of 4-bit weights as in `times_4_bits` → out [k, n'], (code - zero) * scale.
-
-    Where out is [2 k, n'], its lower half is what rounding to its type took from the upper one.
-    """
+    """Blocks `first` to `last` of 4-bit weights as in `times_4_bits` → out fp32 [k, (last - first) * BLOCK]."""
     groups, inputs = scales.shape[0], codes.shape[1]
-    size, twice = inputs // groups, out.shape[0] > inputs
+    size, half = inputs // groups, BLOCK // 2
     factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for block in range(first, last):
-        left, right = BLOCK * block, BLOCK * block + BLOCK // 2
+        left = BLOCK * (block - first)
         for group in range(groups):
             for i in range(BLOCK):
-                factor[i] = load(scales[group, left + i])
-                offset[i] = -np.float32(zeros[group, left + i]) * factor[i]
+                factor[i] = load(scales[group, BLOCK * block + i])
+                offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
             for k in range(group * size, (group + 1) * size):
-                for i in range(BLOCK // 2):
-                    out[k, left + i] = store(out, low(codes[block, k, i]) * factor[i] + offset[i])
-                for i in range(BLOCK // 2):
-                    exact = high(codes[block, k, i]) * factor[BLOCK // 2 + i] + offset[BLOCK // 2 + i]
-                    out[k, right + i] = store(out, exact)
-            if twice:
-                for k in range(group * size, (group + 1) * size):
-                    for i in range(BLOCK // 2):
-                        exact = low(codes[block, k, i]) * factor[i] + offset[i]
-                        out[inputs + k, left + i] = store(out, exact - load(store(out, exact)))
-                    for i in range(BLOCK // 2):
-                        exact = high(codes[block, k, i]) * factor[BLOCK // 2 + i] + offset[BLOCK // 2 + i]
-                        out[inputs + k, right + i] = store(out, exact - load(store(out, exact)))
+                for i in range(half):
+                    out[k, left + i] = low(codes[block, k, i]) * factor[i] + offset[i]
+                for i in range(half):
+                    out[k, left + half + i] = high(codes[block, k, i]) * factor[half + i] + offset[half + i]
 
 
 def blocks_of_codes(codes: Tensor) -> Tensor:

@@ -47,9 +47,7 @@ def test_an_awq_layer_equals_the_dequantized_reference(group: int, rows: int, ou
 
     expected = x.double() @ weight + bias.double()
     error = (out.double() - expected).norm() / expected.norm()
-    # Where long prompts are multiplied in bf16, with 8 bits of fraction to fp16's 11: rounding errors, an order of
-    # magnitude under a wrong zero.
-    assert error < (4e-3 if rows > 100 else 5e-4)
+    assert error < 5e-4  # fp16's rounding of the result, far under a wrong zero
     assert out.dtype == torch.float16
 
 
@@ -85,12 +83,10 @@ def test_a_half_precision_layer_is_as_exact_as_its_type(rows: int):
     torch.testing.assert_close(out.double(), expected, rtol=2e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("outputs", [320, 336])
-def test_a_long_prompt_is_multiplied_by_the_same_weights(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, outputs: int
+def test_a_long_prompt_is_multiplied_by_the_same_weights_a_slice_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, outputs: int
 ):
-    """In two halves where bf16 is fast, whole in fp32 where it is not."""
     from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
 
     from lab3.cpu import linear
@@ -98,16 +94,17 @@ def test_a_long_prompt_is_multiplied_by_the_same_weights(
     qweight, scales, qzeros = awq_layer(inputs=512, outputs=outputs, group=64)
     impl = build(inputs=512, outputs=outputs, group=64)
     weights = impl.update_weights(qweight, scales, qzeros)
-    exact = dequantize_gemm(qweight.clone(), qzeros, scales.float(), 4, 64).double()
-    monkeypatch.setattr(linear, "_DENSE_TYPE", dtype)
-    dense = impl._dense(tuple(linear.stored(each) for each in weights[:3]))
-    assert dense.dtype == dtype
-    kept = dense.double().view(-1, 512, dense.size(1)).sum(0)[:, :outputs]
-    torch.testing.assert_close(kept, exact, rtol=2**-16, atol=1e-6)
     x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
     linear.begin_step([100])
-    product = x.to(dtype).double() @ exact
-    assert (impl.forward(x, *weights) - product).norm() < (3e-3 if dtype == torch.bfloat16 else 5e-4) * product.norm()
+    product = x.double() @ dequantize_gemm(qweight, qzeros, scales, 4, 64).double()
+    for slices in (1, 3, 10):
+        monkeypatch.setattr(linear, "_SLICE_ELEMENTS", 512 * 64 * 6 // slices)
+        monkeypatch.setattr(linear, "_LONG", 64)
+        out = impl.forward(x, *weights)
+        assert (out.double() - product).norm() < 5e-4 * product.norm()
+        monkeypatch.setattr(linear, "_LONG", 1000)
+        # What the short ones' operator makes of them is the same, to fp16's own rounding.
+        torch.testing.assert_close(impl.forward(x, *weights), out, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 9])
