@@ -6,16 +6,13 @@ thousand operators of a few microseconds each.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
-_LOAD = Path("/proc/loadavg")
 _all = torch.get_num_threads()
 # Multiplications from which a second thread gains: measured on two cores, where 2**23 of them take 0.2 to 1 ms.
 _WORTH_WAKING = 2**23
@@ -40,28 +37,16 @@ def in_parts(size: int, multiplications: int, compute: Callable[[int, int], None
 
 
 def together(compute: Callable[[], None]) -> None:
-    """`compute` in this thread, and at once in one more for each core that nobody else uses now.
+    """`compute` on every core at once, in this thread and in as many others.
 
-    For work that the threads divide among themselves, and that is done when one of them is: those that did not come
-    to start it are not waited for.
+    For work that the threads divide among themselves as they come, and that is done when one of them is: those that
+    have not come by then are not waited for.
     """
-    helpers = [_pool().submit(compute) for _ in range(min(_all - 1, _idle()))]
+    helpers = [_pool().submit(compute) for _ in range(_all - 1)]
     compute()
     for helper in helpers:
         if not helper.cancel():
             helper.result()
-
-
-def _idle() -> int:
-    """How many cores have nothing to do, beside the one that this thread is on; where that cannot be told, none.
-
-    A thread that shares its core is not there when the others wait for it, and they wait some hundred times a step.
-    """
-    try:
-        running = int(_LOAD.read_text(encoding="ascii").split()[3].partition("/")[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return max(0, (os.cpu_count() or 1) - running)
 
 
 @cache

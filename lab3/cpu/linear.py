@@ -55,10 +55,12 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
         """x [..., in_features], weight [out_features, in_features] → [..., out_features]."""
         rows = x.reshape(-1, x.size(-1))
         lengths = _lengths(len(rows))
+        if max(lengths) == 1 and x.dtype != torch.float32:
+            return _with_bias(_few_rows(rows, weight), bias).view(*x.shape[:-1], -1)
         # By the longest sequence and not by all rows: a request must not be computed otherwise for being in company.
         cores.take(max(lengths) * weight.numel())
         if max(lengths) == 1:
-            out = F.linear(rows, weight) if x.dtype == torch.float32 else _few_rows(rows, weight)
+            out = F.linear(rows, weight)
         else:
             wide = weight.float() if x.dtype == torch.float16 else weight
             out = torch.cat([_sequence(part, weight, wide) for part in rows.split(lengths)])
