@@ -13,14 +13,14 @@ from itertools import pairwise
 
 import torch
 
-_all = torch.get_num_threads()
+ALL = torch.get_num_threads()
 # Multiplications from which a second thread gains: measured on two cores, where 2**23 of them take 0.2 to 1 ms.
 _WORTH_WAKING = 2**23
 
 
 def take(multiplications: int) -> None:
     """Let torch compute what comes next in this thread on one core, or on all for so many multiplications."""
-    torch.set_num_threads(_all if multiplications >= _WORTH_WAKING else 1)
+    torch.set_num_threads(ALL if multiplications >= _WORTH_WAKING else 1)
 
 
 def in_parts(size: int, multiplications: int, compute: Callable[[int, int], None]) -> None:
@@ -28,7 +28,7 @@ def in_parts(size: int, multiplications: int, compute: Callable[[int, int], None
 
     `compute` lets go of Python's lock. What it raises is raised here.
     """
-    parts = _all if multiplications >= _WORTH_WAKING else 1
+    parts = ALL if multiplications >= _WORTH_WAKING else 1
     bounds = [size * part // parts for part in range(parts + 1)]
     others = [_pool().submit(compute, *ends) for ends in pairwise(bounds[1:])]
     compute(*bounds[:2])
@@ -42,7 +42,7 @@ def together(compute: Callable[[], None]) -> None:
     For work that the threads divide among themselves as they come, and that is done when one of them is: those that
     have not come by then are not waited for.
     """
-    helpers = [_pool().submit(compute) for _ in range(_all - 1)]
+    helpers = [_pool().submit(compute) for _ in range(ALL - 1)]
     compute()
     for helper in helpers:
         if not helper.cancel():
@@ -51,4 +51,4 @@ def together(compute: Callable[[], None]) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _all - 1), thread_name_prefix="lab3-cpu")
+    return ThreadPoolExecutor(max(1, ALL - 1), thread_name_prefix="lab3-cpu")

@@ -21,6 +21,7 @@ from lab3.cpu import cores
 from lab3.cpu.compiled import stored
 from lab3.cpu.replay import COUNTERS, NORM, OPERATOR, ROTATE, replay
 
+_MOST_SEQUENCES = 64  # of all recordings together: 0.6 MiB each for a model of 135 million parameters
 _HALVES = (torch.float16, torch.bfloat16)
 _here = threading.local()
 
@@ -111,7 +112,8 @@ class CpuGraphRunner(GraphRunner):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._graphs: dict[int, _Graph | None] = {}  # by the number of sequences; None: cannot be replayed
+        # By the number of sequences, the longest unused first; None: cannot be replayed.
+        self._graphs: dict[int, _Graph | None] = {}
 
     def __call__(self, **inputs: Any) -> Any:
         """What the model returns for `inputs`, those of its `forward`."""
@@ -125,17 +127,25 @@ class CpuGraphRunner(GraphRunner):  # type: ignore[misc]
         sequences = len(inputs["attn_metadata"].query_lengths)
         if sequences not in self._graphs:
             out, self._graphs[sequences] = _record(self.model, step, inputs)
+            self._forget()
             return out
-        graph = self._graphs[sequences]
+        graph = self._graphs[sequences] = self._graphs.pop(sequences)
         if graph is None:
             return self.model(**inputs)
+        replayed = graph.run(step, inputs)
         if graph.proved:
-            return graph.run(step, inputs)
-        out = self.model(**inputs)
-        graph.proved = torch.equal(graph.run(step, inputs), out)
+            return replayed
+        out = self.model(**inputs)  # after it, so that its keys and values are those that stay in the cache
+        graph.proved = torch.equal(replayed, out)
         if not graph.proved:
             self._graphs[sequences] = None
         return out
+
+    def _forget(self) -> None:
+        """What was not used for long: a recording keeps all that its step computed for each sequence."""
+        kept = [sequences for sequences, graph in self._graphs.items() if graph]
+        while sum(kept) > _MOST_SEQUENCES and len(kept) > 1:
+            del self._graphs[kept.pop(0)]
 
     def reset(self) -> None:
         """Forget all recordings: LMDeploy changes the weights or the cache."""

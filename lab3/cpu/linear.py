@@ -27,7 +27,7 @@ from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 _LONG = 64
 _SLICE_ELEMENTS = 2**20  # of them at a time: 4 MiB, as much as the processor keeps at hand
 _DEQUANTIZING = 16  # multiplications that take as long as making a weight fp32
-_TASKS = 8  # that a recorded product is cut into
+_TASKS = 2 * cores.ALL  # that a product of a decoding step is cut into
 _step = threading.local()
 
 

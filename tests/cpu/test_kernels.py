@@ -261,7 +261,7 @@ class TestWeightsOf16Bits:
             seen.append((first, last))
 
         seen: list[tuple[int, int]] = []
-        monkeypatch.setattr(cores, "_all", 2)
+        monkeypatch.setattr(cores, "ALL", 2)
         with pytest.raises(ValueError, match="second half"):
             cores.in_parts(7, 2**30, compute)
         assert seen == [(0, 3)]

@@ -74,14 +74,12 @@ def as_internlm2(model: Any) -> dict[str, Any]:
     return {name: tensor.contiguous().clone() for name, tensor in found.items()}
 
 
-@pytest.fixture(scope="module", params=["Llama", "Qwen2", "InternLM2"])
-def layout(request: pytest.FixtureRequest, embedded_model: Path, tmp_path_factory) -> tuple[Path, Any]:
-    """A checkpoint folder of this layout with random weights, and the same model in transformers."""
+def write_layout(architecture: str, out: Path, embedded_model: Path) -> tuple[Path, Any]:
+    """`out` as a checkpoint folder of this layout with random weights, and the same model in transformers."""
     from safetensors.torch import save_file
 
-    out = tmp_path_factory.mktemp(request.param)
-    model = tiny("Llama" if request.param == "InternLM2" else request.param)
-    if request.param == "InternLM2":
+    model = tiny("Llama" if architecture == "InternLM2" else architecture)
+    if architecture == "InternLM2":
         save_file(as_internlm2(model), out / "model.safetensors", metadata={"format": "pt"})
         config = SHAPE | {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False}
         config |= {"hidden_act": "silu", "torch_dtype": "float32"}
@@ -92,6 +90,11 @@ def layout(request: pytest.FixtureRequest, embedded_model: Path, tmp_path_factor
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(embedded_model / name, out / name)
     return out, model
+
+
+@pytest.fixture(scope="module", params=["Llama", "Qwen2", "InternLM2"])
+def layout(request: pytest.FixtureRequest, embedded_model: Path, tmp_path_factory) -> tuple[Path, Any]:
+    return write_layout(request.param, tmp_path_factory.mktemp(request.param), embedded_model)
 
 
 @pytest.fixture(scope="module")

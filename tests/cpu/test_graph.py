@@ -1,0 +1,165 @@
+"""Decoding steps that are replayed in one call give, in every bit, what their operators give one by one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cpu.test_engine import PROMPTS, answer, cpu_device, engine
+from tests.cpu.test_layouts import write_layout
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
+__all__ = ["cpu_device"]
+
+
+def runner(pipe: Any) -> Any:
+    return pipe.async_engine.engine.executor.model_agent.patched_model
+
+
+def said(pipe: Any, prompts: tuple[str, ...]) -> list[list[int]]:
+    return [list(response.token_ids) for response in answer(pipe, list(prompts), ignore_eos=True)]
+
+
+def one_by_one(patch: pytest.MonkeyPatch) -> None:
+    from lab3.cpu.graph import CpuGraphRunner
+
+    patch.setattr(CpuGraphRunner, "_decode", lambda self, step, inputs: self.model(**inputs))
+
+
+@pytest.fixture(scope="module")
+def int4(cpu_device: None, w4a16: Path) -> Iterator[Any]:
+    with engine(w4a16, quant_policy=4, dtype="auto") as pipe:
+        yield pipe
+
+
+def test_every_step_has_the_bits_of_its_operators(int4: Any, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from lab3.cpu import graph
+
+    compared: list[bool] = []
+    run = graph._Graph.run
+
+    def both(self: Any, step: Any, inputs: dict[str, Any]) -> Any:
+        replayed = run(self, step, inputs)
+        compared.append(torch.equal(runner(int4).model(**inputs), replayed))
+        return replayed
+
+    monkeypatch.setattr(graph._Graph, "run", both)
+    for prompts in (PROMPTS[:1], PROMPTS[1:6]):
+        said(int4, prompts)
+    assert all(compared)
+    assert len(compared) > 30
+    graphs = runner(int4)._graphs
+    assert graphs[1].proved
+    assert graphs[5].proved
+
+
+def test_answers_do_not_depend_on_who_helps(int4: Any, monkeypatch: pytest.MonkeyPatch):
+    from lab3.cpu import cores
+
+    found = []
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(cores, "_pool", lambda: pool)
+        for threads in (1, 2, 4):
+            monkeypatch.setattr(cores, "ALL", threads)
+            found.append(said(int4, PROMPTS[2:5]))
+        one_by_one(monkeypatch)
+        found.append(said(int4, PROMPTS[2:5]))
+    assert found[1:] == found[:-1]
+
+
+@pytest.mark.parametrize("layout", ["embedded", "Qwen2", "InternLM2"])
+@pytest.mark.parametrize("quant_policy", [0, 8])
+def test_16_bit_weights_and_every_layout_are_replayed(
+    cpu_device: None, embedded_model: Path, tmp_path: Path, layout: str, quant_policy: int
+):
+    """Qwen2 has biases, InternLM2 other names."""
+    if layout == "embedded":
+        if quant_policy:
+            pytest.skip("the same operators as the others'")
+        folder = embedded_model
+    else:
+        folder, _ = write_layout(layout, tmp_path, embedded_model)
+    with engine(folder, quant_policy=quant_policy, dtype="float16") as pipe:
+        found = said(pipe, PROMPTS[:3])
+        assert [graph.proved for graph in runner(pipe)._graphs.values()] == [True]
+        with pytest.MonkeyPatch.context() as patch:
+            one_by_one(patch)
+            assert said(pipe, PROMPTS[:3]) == found
+
+
+def test_a_step_with_an_operator_that_is_not_known_is_left_as_it_is(int4: Any, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from lab3.cpu.between import CpuSiluAndMul
+
+    def foreign(_: Any, x: torch.Tensor) -> torch.Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate) * up
+
+    monkeypatch.setattr(CpuSiluAndMul, "forward", foreign)
+    runner(int4).reset()
+    found = said(int4, PROMPTS[:1])
+    assert runner(int4)._graphs == {1: None}
+    one_by_one(monkeypatch)
+    assert said(int4, PROMPTS[:1]) == found
+    runner(int4).reset()
+
+
+def test_recordings_that_were_not_used_for_long_are_forgotten(int4: Any, monkeypatch: pytest.MonkeyPatch):
+    from lab3.cpu import graph
+
+    monkeypatch.setattr(graph, "_MOST_SEQUENCES", 6)
+    runner(int4).reset()
+    for count in (1, 2, 3, 1, 4):
+        said(int4, PROMPTS[:count])
+    assert set(runner(int4)._graphs) == {1, 4}, "of 1, 2, 3 and 4 in this order, with 1 once more before 4"
+    runner(int4).reset()
+
+
+def test_fp32_has_no_recording_and_answers_all_the_same(cpu_device: None, embedded_model: Path):
+    with engine(embedded_model, dtype="float32") as pipe:
+        assert said(pipe, PROMPTS[:1])
+        assert runner(pipe)._graphs == {1: None}
+
+
+class TestTogether:
+    def test_who_has_not_come_when_the_work_is_done_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch):
+        from lab3.cpu import cores
+
+        came, go = [], threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(cores, "_pool", lambda: pool)
+            monkeypatch.setattr(cores, "ALL", 4)
+            pool.submit(go.wait)  # the only thread has something else to do
+            started = time.monotonic()
+            cores.together(lambda: came.append(threading.current_thread()))
+            assert came == [threading.current_thread()]
+            assert time.monotonic() - started < 5
+            go.set()
+        assert len(came) == 1, "and it does not come later"
+
+    def test_what_a_helper_raises_is_raised(self, monkeypatch: pytest.MonkeyPatch):
+        from lab3.cpu import cores
+
+        here, begun = threading.current_thread(), threading.Event()
+
+        def compute() -> None:
+            if threading.current_thread() is here:
+                assert begun.wait(10)
+                return
+            begun.set()
+            raise ValueError("the helper's")
+
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(cores, "_pool", lambda: pool)
+            monkeypatch.setattr(cores, "ALL", 2)
+            with pytest.raises(ValueError, match="helper's"):
+                cores.together(compute)
