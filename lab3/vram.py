@@ -59,7 +59,7 @@ def read(
         return take()
 
 
-_REST = 50  # times as long as a reading took
+_REST = 50  # times as long as a reading of processes on the CPU took
 
 
 class Meter:
@@ -67,9 +67,8 @@ class Meter:
 
     `device`: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", "cuda:N" or a GPU's or MIG slice's UUID.
     `pid` may be of a server's first process: its descendants count, those too that outlive their parents.
-    Peaks shorter than `interval_s` can be missed, and longer ones where readings are slow: each is followed by a rest
-    of fifty times as long, for Linux walks through all pages of a process to tell what it holds. `nvml` is a stand-in
-    for the `pynvml` module.
+    Peaks shorter than `interval_s` can be missed, and longer ones of processes on the CPU: a reading there walks
+    through all their pages, and a rest of fifty times as long follows. `nvml` is a stand-in for the `pynvml` module.
     Raises InfraError when a GPU was asked for and no driver answers, or NVML fails while watching (at the block's
     end); UsageError for a device that is not there.
     """
@@ -126,7 +125,8 @@ class Meter:
         while self._error is None and not self._stop.wait(pause_s):
             before = time.thread_time()
             self._try_sample()
-            pause_s = max(self._interval_s, _REST * (time.thread_time() - before))
+            if self.baseline.uuid is None:
+                pause_s = max(self._interval_s, _REST * (time.thread_time() - before))
 
     def _try_sample(self) -> None:
         try:
