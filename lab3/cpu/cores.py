@@ -43,10 +43,12 @@ def together(compute: Callable[[], None]) -> None:
     have not come by then are not waited for.
     """
     helpers = [_pool().submit(compute) for _ in range(ALL - 1)]
-    compute()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    try:
+        compute()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
 
 @cache
