@@ -127,7 +127,7 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         """
         codes, zeros = unpack_awq(qweight, qzeros, self.spec.w_bit)
         filling = (0, -self.spec.out_features % products.BLOCK)
-        scales, zeros = F.pad(scales, filling).contiguous(), F.pad(zeros.to(torch.uint8), filling).contiguous()
+        scales, zeros = F.pad(scales.half(), filling).contiguous(), F.pad(zeros.to(torch.uint8), filling).contiguous()
         return products.blocks_of_codes(codes), scales, zeros, bias
 
     def forward(

@@ -138,13 +138,10 @@ class Page:
         if not self.tab.value(f"!!document.querySelector('#{name}')?.offsetParent"):
             self.tab.click("#settings > button")
             self.tab.wait(f"!!document.querySelector('#{name}')?.offsetParent")
-        field = f"document.querySelector('#{name} input[type=number]')"
-        self.tab.value(f"{field}.focus()")
-        self.tab.wait(f"document.activeElement === {field}")
+        self.tab.click(f"#{name} input[type=number]")
         self.tab.value("document.activeElement.select()")
         self.tab.write(str(value))
         self.tab.press("Tab")
-        self.tab.wait(f"Number({field}.value) === {value}")
 
 
 @pytest.fixture(scope="module")
