@@ -131,7 +131,16 @@ class Page:
         self.say(text, place)
         self.tab.wait(f"document.querySelectorAll('#{place} [data-testid=user]').length > {before}", timeout_s=60)
         self.idle(place)
-        return self.answers(place)
+        return self.settled(place)
+
+    def settled(self, place: str = "chat") -> list[str]:
+        """The answers when they no longer change: the page frees its buttons before it has drawn the last words."""
+        before, now = [], self.answers(place)
+        end = time.monotonic() + 20
+        while (not now or now != before) and time.monotonic() < end:
+            time.sleep(0.2)
+            before, now = now, self.answers(place)
+        return now
 
     def set_number(self, name: str, value: float) -> None:
         """One of the settings' sliders, by its field."""
