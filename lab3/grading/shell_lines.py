@@ -135,7 +135,7 @@ class _Gathering:
                 source=self._source,
                 line=self._first_line + self._number,
                 text=shown(quoted or self._lines[self._number].strip()),
-                instead=instead,
+                instead=shown(instead),
             )
         )
 

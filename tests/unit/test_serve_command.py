@@ -339,6 +339,8 @@ WORDS = st.sampled_from([*PIECES.split(), " ", " ", "\n", "\r\n", "\\\n", "\0", 
 )
 @example("lmdeploy serve api_server m " + "--" + ".".join("a" * 3000) + " 1", "shell")
 @example('lmdeploy serve api_server "' + "$(" * 500, "shell")
+@example("lmdeploy\x1b“", "shell")
+@example("lmdeploy serve api_server m —tp\x1b 1", "shell")
 def test_no_text_makes_reading_fail_in_any_other_way_than_told(text: str, dialect: str):
     try:
         found = read(text, dialect=dialect)
