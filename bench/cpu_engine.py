@@ -74,18 +74,17 @@ def transformers_alone(folder: Path) -> dict[str, float]:
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.inference_mode():
         model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        rates = []
+        answers, prompts = [], []
         for _ in range(3):
             started = time.perf_counter()
             model.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
-            rates.append(TOKENS / (time.perf_counter() - started))
-        one, rates = statistics.median(rates), []
+            answers.append(TOKENS / (time.perf_counter() - started))
         for number in range(5):
             prompt = tokenizer(f"{number} {PROMPT}", return_tensors="pt")
             started = time.perf_counter()
             model.generate(**prompt, max_new_tokens=1, do_sample=False)
-            rates.append(prompt["input_ids"].shape[1] / (time.perf_counter() - started))
-    return {"one": one, "prefill": statistics.median(rates)}
+            prompts.append(prompt["input_ids"].shape[1] / (time.perf_counter() - started))
+    return {"one": statistics.median(answers), "prefill": statistics.median(prompts)}
 
 
 def main() -> None:

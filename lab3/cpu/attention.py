@@ -104,8 +104,8 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
             k_scales_zeros, v_scales_zeros = k_cache, v_cache  # not read
         out = key.new_empty(len(query), self.num_heads, self.v_head_size)
         caches = {"k_cache": k_cache, "v_cache": v_cache, "k_scales": k_scales_zeros, "v_scales": v_scales_zeros}
-        step = decoding(query)
-        if step and self._alike(query, key, value) and k_cache.stride() == v_cache.stride():
+        step = decoding(query, key, value, k_scales_zeros, v_scales_zeros)
+        if step and _alike(query, key, value) and _alike(k_cache, v_cache) and _alike(k_scales_zeros, v_scales_zeros):
             step.do(
                 ATTEND,
                 tasks=len(query) * self.num_kv_heads,
@@ -125,11 +125,6 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         else:
             self._by_sequences(query, key, value, tuple(map(stored, caches.values())), meta, out)
         return out
-
-    def _alike(self, *states: Tensor) -> bool:
-        """Whether a step's rows lie as far apart in all of them, each with its heads together."""
-        steps = {each.stride(0) for each in states if len(each) > 1}
-        return len(steps) <= 1 and all(each.stride()[1:] == (self.head_size, 1) for each in states)
 
     def _by_sequences(
         self,
@@ -181,3 +176,8 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         )
         cores.take(0)
         return out[0].transpose(0, 1)
+
+
+def _alike(*tensors: Tensor) -> bool:
+    """Whether their rows lie as far apart in all of them."""
+    return len({each.stride(0) for each in tensors if len(each) > 1}) <= 1

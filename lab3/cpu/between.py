@@ -24,19 +24,19 @@ class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]
         """x [..., n] → its norm; with a residual, that of their sum, and the sum."""
         rows = x.reshape(-1, x.size(-1))
         out = torch.empty_like(rows)
-        step = decoding(x)
-        facts: dict[str, float] = {"tasks": len(rows), "n": x.size(-1), "number": self.eps}
+        n = x.size(-1)
         if residual is None:
-            if step:
-                step.do(NORM, reads={"x": rows, "weight": weight}, writes={"out": out}, **facts)
+            if step := decoding(out, rows, weight):
+                reads = {"x": rows, "weight": weight}
+                step.do(NORM, tasks=len(rows), reads=reads, writes={"out": out}, n=n, number=self.eps)
             else:
                 kernels.rms_norm(stored(rows), stored(weight), self.eps, stored(out))
             return out.view(x.shape)
         total = torch.empty_like(rows)
         before = residual.reshape(rows.shape)
-        if step:
-            reads = {"x": rows, "second": before, "weight": weight}
-            step.do(ADD_NORM, reads=reads, writes={"total": total, "out": out}, **facts)
+        if step := decoding(out, rows, before, weight):
+            reads, writes = {"x": rows, "second": before, "weight": weight}, {"total": total, "out": out}
+            step.do(ADD_NORM, tasks=len(rows), reads=reads, writes=writes, n=n, number=self.eps)
         else:
             kernels.add_rms_norm(stored(rows), stored(before), stored(weight), self.eps, stored(total), stored(out))
         return out.view(x.shape), total.view(x.shape)
@@ -49,7 +49,7 @@ class CpuSiluAndMul(SiluAndMulImpl):  # type: ignore[misc]
         """x [..., 2 n], the gate before the other → [..., n]."""
         rows = x.reshape(-1, x.size(-1))
         out = rows.new_empty(len(rows), x.size(-1) // 2)
-        if step := decoding(x):
+        if step := decoding(rows):
             step.do(SILU, tasks=len(rows), reads={"x": rows}, writes={"out": out}, n=out.size(1))
         else:
             kernels.silu_and_mul(stored(rows), stored(out))
@@ -68,7 +68,7 @@ class CpuApplyRotaryEmb(DefaultApplyRotaryEmbImpl):  # type: ignore[misc]
         if not inplace:
             query, key = query.clone(), key.clone()
         for states in (query, key):
-            if step := decoding(query):
+            if step := decoding(states, cos, sin):
                 _, heads, d = states.shape
                 reads = {"x": states, "second": cos, "third": sin}
                 step.do(ROTATE, tasks=len(states), reads=reads, heads=heads, d=d, step=states.stride(0))

@@ -42,7 +42,7 @@ class Decoding:
         self,
         kind: int,
         *,
-        tasks: float,
+        tasks: int,
         reads: dict[str, Tensor],
         writes: dict[str, Tensor] | None = None,
         **facts: float,
@@ -79,9 +79,18 @@ def begin(meta: Any) -> None:
     _here.step = Decoding(meta) if meta.is_decoding else None
 
 
-def decoding(x: Tensor) -> Decoding | None:
-    """The step that this thread computes, if it is a decoding one and `x` of a type that `replay` knows."""
-    return getattr(_here, "step", None) if x.dtype in _HALVES else None
+def decoding(x: Tensor, *others: Tensor) -> Decoding | None:
+    """The step that this thread computes, if it is a decoding one and `replay` can read these tensors: 16 bits, all of
+    one type, each row's numbers together."""
+    step: Decoding | None = getattr(_here, "step", None)
+    if step is None or x.dtype not in _HALVES:
+        return None
+    return step if all(each.dtype == x.dtype and _together(each) for each in (x, *others)) else None
+
+
+def _together(tensor: Tensor) -> bool:
+    """Whether a row of `tensor`, of whatever axes, lies in one piece; rows may lie apart."""
+    return tensor[0].is_contiguous() if tensor.dim() > 1 and len(tensor) else tensor.is_contiguous()
 
 
 class Recording:

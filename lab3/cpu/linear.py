@@ -71,7 +71,7 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
 def _with_bias(out: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return out
-    if step := decoding(out):
+    if step := decoding(out, bias):
         step.do(ADD, tasks=len(out), reads={"x": out, "weight": bias}, n=out.size(1))
     else:
         out += bias
@@ -87,7 +87,7 @@ def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
 def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
     out = rows.new_empty(len(rows), len(weight))
-    if step := decoding(rows):
+    if step := decoding(out, rows, weight):
         sizes = {"rows": len(rows), "k": rows.size(1), "n": len(weight)}
         step.do(TIMES_16, tasks=_TASKS, reads={"x": rows, "weight": weight}, writes={"out": out}, **sizes)
         return out
@@ -139,7 +139,7 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         weights = stored(qweight), stored(scales), stored(qzeros)
         lengths = _lengths(len(rows))
         if max(lengths) < _LONG:
-            if step := decoding(x):
+            if step := decoding(out, rows):
                 blocks, k = qweight.shape[:2]
                 facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
                 reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}

@@ -15,6 +15,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core.cgutils import get_or_insert_function
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -82,6 +83,8 @@ def _tile_of_dots(
     Addresses and steps in bytes but `weight`, whose type tells what lies at `start`: x fp32 [rows, inputs], the weight
     [columns, inputs].
     """
+    if weight.dtype not in (types.uint16, types.int16) or weight.layout != "C":
+        raise TypingError("a weight of 16 bits in one piece is wanted")
     r_count, c_count, bf16 = rows.literal_value, columns.literal_value, weight.dtype == types.int16
 
     def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:

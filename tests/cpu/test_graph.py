@@ -75,18 +75,14 @@ def test_answers_do_not_depend_on_who_helps(int4: Any, monkeypatch: pytest.Monke
     assert found[1:] == found[:-1]
 
 
-@pytest.mark.parametrize("layout", ["embedded", "Qwen2", "InternLM2"])
-@pytest.mark.parametrize("quant_policy", [0, 8])
+@pytest.mark.parametrize(
+    ("layout", "quant_policy"), [("embedded", 0), ("Qwen2", 0), ("Qwen2", 8), ("InternLM2", 0), ("InternLM2", 8)]
+)
 def test_16_bit_weights_and_every_layout_are_replayed(
     cpu_device: None, embedded_model: Path, tmp_path: Path, layout: str, quant_policy: int
 ):
     """Qwen2 has biases, InternLM2 other names."""
-    if layout == "embedded":
-        if quant_policy:
-            pytest.skip("the same operators as the others'")
-        folder = embedded_model
-    else:
-        folder, _ = write_layout(layout, tmp_path, embedded_model)
+    folder = embedded_model if layout == "embedded" else write_layout(layout, tmp_path, embedded_model)[0]
     with engine(folder, quant_policy=quant_policy, dtype="float16") as pipe:
         found = said(pipe, PROMPTS[:3])
         assert [graph.proved for graph in runner(pipe)._graphs.values()] == [True]
@@ -128,6 +124,23 @@ def test_fp32_has_no_recording_and_answers_all_the_same(cpu_device: None, embedd
     with engine(embedded_model, dtype="float32") as pipe:
         assert said(pipe, PROMPTS[:1])
         assert runner(pipe)._graphs == {1: None}
+
+
+def test_what_the_operators_cannot_read_is_left_to_others(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from lab3.cpu import graph
+
+    step = object()
+    monkeypatch.setattr(graph._here, "step", step, raising=False)
+    rows, bf16 = torch.zeros(3, 8, dtype=torch.float16), torch.zeros(8, dtype=torch.bfloat16)
+    wide = torch.zeros(3, 24, dtype=torch.float16)
+    assert graph.decoding(rows, rows[0]) is step
+    assert graph.decoding(wide[:, 8:16].view(3, 2, 4)) is step, "rows may lie apart"
+    assert graph.decoding(rows, bf16) is None
+    assert graph.decoding(rows.float()) is None
+    assert graph.decoding(rows, wide[:, ::3]) is None
+    assert graph.decoding(rows, wide.t()) is None
 
 
 class TestTogether:

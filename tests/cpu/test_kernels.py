@@ -252,6 +252,18 @@ class TestWeightsOf16Bits:
         begin_step([1])
         assert torch.equal(among, CpuLinear().forward(x[40:], weight))
 
+    @pytest.mark.parametrize("other", [torch.float32, None], ids=["fp32", "every second"])
+    def test_a_weight_that_it_cannot_read_is_refused(self, other: torch.dtype | None):
+        from numba.core.errors import TypingError
+
+        from lab3.cpu import products
+        from lab3.cpu.compiled import stored
+
+        x, weight = numbers(1, 32, dtype=torch.float16), numbers(8, 64, dtype=torch.float16)
+        weight = weight[:, ::2] if other is None else weight[:, :32].to(other)
+        with pytest.raises(TypingError, match="16 bits in one piece"):
+            products.times_16_bits(stored(x), stored(weight), 0, 8, stored(torch.empty(1, 8).half()))
+
     def test_what_one_of_the_threads_raises_is_raised(self, monkeypatch: pytest.MonkeyPatch):
         from lab3.cpu import cores
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -272,6 +274,25 @@ def test_the_watching_thread_ends_with_the_block():
         assert meter._thread.is_alive()
 
     assert not meter._thread.is_alive()
+
+
+@pytest.mark.parametrize(("device", "pause_s"), [("cpu", 100.0), ("cuda", 0.01)])
+def test_a_slow_reading_of_processes_on_the_cpu_is_followed_by_a_rest(monkeypatch, device: str, pause_s: float):
+    clock = itertools.count(0, 2)  # each reading takes two seconds of processor time
+    monkeypatch.setattr("lab3.vram.time.thread_time", lambda: float(next(clock)))
+    pauses: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return len(pauses) > 2
+
+    gpu = FakeNvml(Gpu("GPU-1", used_mib=4))
+    meter = Meter(HERE if device == "cpu" else None, device=device, interval_s=0.01, nvml=gpu, environ={})
+    meter._stop = Stop()
+    with meter:
+        meter._thread.join()
+    assert pauses == [0.01, pause_s, pause_s]
 
 
 # --- waiting until it is given back -------------------------------------------------------------------------------
