@@ -61,6 +61,13 @@ def test_every_step_has_the_bits_of_its_operators(int4: Any, monkeypatch: pytest
     assert graphs[5].proved
 
 
+def test_a_quantized_model_says_about_what_its_weights_say_dequantized(int4: Any, w4a16: Path, tokenizer: Any):
+    from lab3.perplexity import load_for_evaluation
+
+    assert agreement(int4, load_for_evaluation(w4a16), tokenizer) > 0.75  # the cache is rounded to 4 bits
+    assert runner(int4)._graphs[10].proved
+
+
 def test_answers_do_not_depend_on_who_helps(int4: Any, monkeypatch: pytest.MonkeyPatch):
     from lab3.cpu import cores
 
