@@ -23,6 +23,8 @@ from lab3.errors import InfraError, UsageError
 # A name that LMDeploy's `calibrate` accepts; `substituted_loader` answers in its place.
 ACCEPTED_DATASET = "wikitext2"
 _PAIRS = (("prompt", "response"), ("prompt", "completion"), ("instruction", "output"), ("question", "answer"))
+_CPU_SEQLEN = 512
+_TUTORIAL_SAMPLES, _TUTORIAL_SEQLEN = 128, 2048
 _SHAPES = '{"text": ...}, {"messages": [...]} or {"prompt": ..., "response": ...}'
 
 
@@ -67,6 +69,15 @@ def read_samples(path: Path) -> list[Sample]:
 def tokenize(samples: Sequence[Sample], tokenizer: Any) -> list[list[int]]:
     """The token ids of each sample, conversations rendered by the tokenizer's chat template if it has one."""
     return [list(_encode(sample, tokenizer)) for sample in samples]
+
+
+def amount(distinct: int, *, device: str, samples: int | None = None, seqlen: int | None = None) -> tuple[int, int]:
+    """How many samples of how many tokens calibrate: what is given, else the lab's 128 x 2048, on a CPU the text once.
+
+    `distinct` is how many tokens the text has.
+    """
+    seqlen = seqlen or (min(_CPU_SEQLEN, max(distinct, 8)) if device == "cpu" else _TUTORIAL_SEQLEN)
+    return samples or (max(distinct // seqlen, 1) if device == "cpu" else _TUTORIAL_SAMPLES), seqlen
 
 
 @dataclass(frozen=True)

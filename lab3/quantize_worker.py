@@ -26,8 +26,7 @@ from lab3.progress import Progress
 if TYPE_CHECKING:
     from lab3.kv_quality import KVQuality
 
-_CPU_SEQLEN, _MOST_BATCH = 512, 16
-_TUTORIAL_SAMPLES, _TUTORIAL_SEQLEN = 128, 2048
+_MOST_BATCH = 16
 
 
 def main(argv: list[str]) -> int:
@@ -77,8 +76,7 @@ def _work(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     texts = calibration.read_samples(Path(source)) if source else calibration.bundled_calibration()
     sequences = calibration.tokenize(texts, tokenizer)
     distinct = sum(len(ids) for ids in sequences)
-    seqlen = job["seqlen"] or (min(_CPU_SEQLEN, max(distinct, 8)) if device == "cpu" else _TUTORIAL_SEQLEN)
-    samples = job["samples"] or (max(distinct // seqlen, 1) if device == "cpu" else _TUTORIAL_SAMPLES)
+    samples, seqlen = calibration.amount(distinct, device=device, samples=job["samples"], seqlen=job["seqlen"])
     blocks = calibration.pack(sequences, rows=samples, seqlen=seqlen)
     if blocks.rounds > 1:
         notices.append(

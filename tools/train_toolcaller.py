@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lab3 import calibration, toolcaller
 from lab3.embedded import embedded_folder
 from lab3.kv_quality import through_cache
+from lab3.perplexity import measure
 from tools import toolcall_phrases as phrases
 from tools.toolcall_data import Answered, Conversation, Question, conversations, no_call_questions
 
@@ -63,6 +64,7 @@ class Recipe:
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 1e-3
+    follow_every: int = 100  # steps between two looks at how AWQ would scale the columns now
     warmup_steps: int = 100
     imitation_weight: float = 1.0
     chat_texts: int = 4096  # of each of two kinds half, and as many documents as of one
@@ -76,10 +78,11 @@ class Rounding:
 
     weights: bool = False
     kv_levels: Tensor | None = None  # on the model's device; none: keys and values are left alone
+    calibration: int = 0  # which of the student's calibrations the weights are rounded after
 
-    def choose(self, weights: bool, kv_bits: int, device: str) -> None:
+    def choose(self, weights: bool, kv_bits: int, device: str, calibration: int = 0) -> None:
         """Take these from now on. 16 bits stand for 12 here, rounding too, so that a compiled pass stays the same."""
-        self.weights = weights
+        self.weights, self.calibration = weights, calibration
         self.kv_levels = torch.tensor(2.0 ** min(kv_bits, 12) - 1, device=device)
 
 
@@ -91,6 +94,8 @@ MIXTURE = (
     (0.10, False, 4),
     (0.15, False, 16),
 )
+# How often the weights are rounded as after `lab3 quantize` on a CPU and on a GPU, which calibrate with unlike amounts.
+CALIBRATED = (0.6, 0.4)
 
 
 # --- the student -------------------------------------------------------------------------------------------------
@@ -144,8 +149,10 @@ def use_attention(model: Any) -> None:
     model.set_attn_implementation("lab3_kv_cache")
 
 
-def awq_column_scales(model: Any, sequences: Sequence[Sequence[int]], device: str) -> dict[str, Tensor]:
+def awq_column_scales(model: Any, rows: Sequence[Sequence[int]], device: str) -> dict[str, Tensor]:
     """By which LMDeploy's AWQ will multiply the columns of each linear layer [K], for a Llama model.
+
+    `rows`, all of one length, are what it is calibrated with.
 
     `smooth_ln_fcs` and `smooth_fc_fcs` of lmdeploy/lite/quantization/awq.py with its ratio of 0.5: the root of the
     largest activation over the mean normalized weight, divided by the geometric mean of its extremes. o_proj stays.
@@ -160,8 +167,8 @@ def awq_column_scales(model: Any, sequences: Sequence[Sequence[int]], device: st
 
         hooks.append(layer.register_forward_pre_hook(watch))
     with torch.inference_mode():
-        for ids in sequences:
-            model(torch.tensor([list(ids)[:1024]], device=device))
+        for start in range(0, len(rows), 16):
+            model.model(torch.tensor(rows[start : start + 16], device=device), use_cache=False)
     for hook in hooks:
         hook.remove()
     layers = dict(_linear_layers(model))
@@ -226,8 +233,13 @@ def _best_scale(queries: Tensor, keys: Tensor) -> Tensor:
     return min((scale / scale.log().mean().exp() for scale in candidates), key=loss)
 
 
-def make_student(base: Any, tokenizer: Any, recipe: Recipe, sequences: Sequence[Sequence[int]], device: str) -> Any:
-    """`base` (fp32) with a LoRA adapter whose layers round their merged weights, and rows for the markers."""
+def make_student(
+    base: Any, tokenizer: Any, recipe: Recipe, calibrations: Sequence[Sequence[Sequence[int]]], device: str
+) -> tuple[Any, ColumnScales]:
+    """`base` (fp32) with a LoRA adapter whose layers round their merged weights, and rows for the markers.
+
+    Also what their columns are multiplied by before, for each of `calibrations` (rows of ids, all of one length).
+    """
     from peft import LoraConfig, get_peft_model
 
     rows = base.get_input_embeddings().weight
@@ -236,21 +248,70 @@ def make_student(base: Any, tokenizer: Any, recipe: Recipe, sequences: Sequence[
             words = tokenizer(marker.strip("<|>").replace("_", " "), add_special_tokens=False).input_ids
             rows[number] = rows[words].mean(dim=0)
     use_attention(base)
-    scales = awq_column_scales(base, sequences, device)
+    plain = copy.deepcopy(base)
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM", bias="none"
     )
     student = get_peft_model(base, config)
-    adapted = {name: module for name, module in student.named_modules() if hasattr(module, "lora_A")}
+    adapted = {
+        name.removeprefix("base_model.model."): module
+        for name, module in student.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    scales = ColumnScales(plain, adapted, calibrations, device)
     for kind in PROJECTIONS:
         layers = [module for name, module in adapted.items() if name.endswith(kind)]
-        columns = [scales[name.removeprefix("base_model.model.")] for name in adapted if name.endswith(kind)]
-        _merge_before_each_pass(student.get_base_model().model, layers, torch.stack(columns)[:, None])
-    student.get_input_embeddings().weight.requires_grad_(True)
-    return student
+        _merge_before_each_pass(student.get_base_model().model, layers, scales.of(kind))
+    embeddings = student.get_input_embeddings().weight
+    embeddings.requires_grad_(True)
+    scales.follow(embeddings)
+    return student, scales
 
 
-def _merge_before_each_pass(model: nn.Module, layers: list[Any], column_scales: Tensor) -> None:
+class ColumnScales:
+    """By which AWQ multiplies the student's columns before it rounds them, for each calibration that it will meet.
+
+    They depend on the student's own activations: what it learns moves them, and with them every rounding. One that was
+    trained with those of the base model loses a third of what it had learned of the rounding (bench/RESULTS.md).
+    """
+
+    def __init__(
+        self, plain: Any, adapted: dict[str, Any], calibrations: Sequence[Sequence[Sequence[int]]], device: str
+    ) -> None:
+        self._plain, self._adapted, self._calibrations, self._device = plain, adapted, calibrations, device
+        self._targets = dict(_linear_layers(plain))
+        self._stacked = {kind: [self._ones(kind) for _ in calibrations] for kind in PROJECTIONS}
+
+    def _ones(self, kind: str) -> Tensor:
+        weights = [layer.weight for name, layer in self._targets.items() if name.endswith(kind)]
+        return weights[0].new_ones(len(weights), 1, weights[0].size(1))
+
+    def of(self, kind: str) -> list[Tensor]:
+        """[layers, 1, K] for each calibration; `follow` changes them in place."""
+        return self._stacked[kind]
+
+    @torch.no_grad()
+    def follow(self, embeddings: Tensor) -> None:
+        """Compute them anew for the adapter and the `embeddings` as they are now, in fp16 as they will be saved."""
+        kept, ROUNDING.kv_levels = ROUNDING.kv_levels, None
+        try:
+            self._plain.get_input_embeddings().weight.copy_(embeddings.half())
+            for name, layer in self._targets.items():
+                adapter = self._adapted[name]
+                first, second = (each["default"].weight.half().float() for each in (adapter.lora_A, adapter.lora_B))
+                merged = torch.addmm(adapter.base_layer.weight, second, first, alpha=adapter.scaling["default"])
+                layer.weight.copy_(merged.half())
+            for number, rows in enumerate(self._calibrations):
+                found = awq_column_scales(self._plain, rows, self._device)
+                for kind, stacked in self._stacked.items():
+                    stacked[number].copy_(
+                        torch.stack([found[name] for name in self._targets if name.endswith(kind)])[:, None]
+                    )
+        finally:
+            ROUNDING.kv_levels = kept
+
+
+def _merge_before_each_pass(model: nn.Module, layers: list[Any], column_scales: list[Tensor]) -> None:
     """Before each pass of `model` its `layers`, all of one shape, get their merged weights, rounded when told.
 
     All at once, [layers, N, K], because thousands of small operations would take longer than the pass.
@@ -267,7 +328,7 @@ def _merge_before_each_pass(model: nn.Module, layers: list[Any], column_scales: 
             )
             weights = torch.baddbmm(base, second, first, alpha=scaling)
             if ROUNDING.weights:
-                weights = fake_quantize(weights, column_scales)
+                weights = fake_quantize(weights, column_scales[ROUNDING.calibration])
             if torch.is_autocast_enabled(device):
                 weights = weights.to(torch.get_autocast_dtype(device))
         for layer, weight in zip(layers, weights.unbind(), strict=True):
@@ -644,7 +705,7 @@ def train(
     It goes on from the adapter folder `start` if there is one. Training ends after the recipe's steps, or after
     `seconds` if these are over first.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
@@ -655,14 +716,16 @@ def train(
     use_attention(teacher)
     taught_by = Teacher(teacher, device)
     sequences = calibration.tokenize(calibration.bundled_calibration(), tokenizer)
+    heldout = calibration.tokenize(calibration.bundled_heldout(), tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
     changes = toolcaller.load_changes(start) if start else None
     # Rounded as they will be saved.
     scales = changes.key_scales.to(device) if changes else key_scales(model, sequences, device).half().float()
     toolcaller.scale_keys(model, scales)
-    student = make_student(model, tokenizer, recipe, sequences, device)
+    student, columns = make_student(model, tokenizer, recipe, lab_calibrations(sequences), device)
     if start and changes:
-        set_peft_model_state_dict(student, load_peft_weights(str(start), device=device))
+        given = load_peft_weights(str(start), device=device)
+        set_peft_model_state_dict(student, widened(given, get_peft_model_state_dict(student)))
         toolcaller.set_rows(student, changes.rows)
     if device == "cuda":
         for layer in student.get_base_model().model.layers:
@@ -683,6 +746,8 @@ def train(
         done = max(step / recipe.steps, (time.monotonic() - began) / seconds)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate(step, done, recipe)
+        if step % recipe.follow_every == 1:
+            columns.follow(embeddings)
         batch = next(loader).to(device)
         _choose_rounding(draw, device)
         with torch.autocast(device, torch.bfloat16):
@@ -697,7 +762,9 @@ def train(
             figures |= {"tokens_per_second": tokens / (time.monotonic() - began)}
             if step % (5 * report_every) == 0 or done >= 1:
                 save(student, tokenizer, out, scales)
+                columns.follow(embeddings)
                 measured, misses = evaluate(student, tokenizer, sequences, device, cases)
+                measured |= awq_costs(student, heldout, device)
                 figures |= measured
             history.append(figures)
             say(" ".join(f"{key} {value:.4g}" for key, value in figures.items()))
@@ -706,7 +773,30 @@ def train(
 
 def _choose_rounding(draw: random.Random, device: str) -> None:
     (chosen,) = draw.choices(MIXTURE, [share for share, *_ in MIXTURE])
-    ROUNDING.choose(*chosen[1:], device)
+    (calibrated,) = draw.choices(range(len(CALIBRATED)), CALIBRATED)
+    ROUNDING.choose(*chosen[1:], device, calibrated)
+
+
+def lab_calibrations(sequences: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """What `lab3 quantize` calibrates with on a CPU and on a GPU when nobody says how much."""
+    found = []
+    for device in ("cpu", "cuda"):
+        samples, seqlen = calibration.amount(sum(map(len, sequences)), device=device)
+        found.append(calibration.pack(sequences, rows=samples, seqlen=seqlen).rows)
+    return found
+
+
+def widened(given: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's weights `given`, made as wide as the `fresh` ones of a larger rank: it computes what it did.
+
+    What comes beside the given columns of B is 0, beside the rows of A what is there in `fresh`.
+    """
+    found = {}
+    for name, tensor in fresh.items():
+        rows, columns = given[name].shape
+        found[name] = torch.zeros_like(tensor) if "lora_B" in name else tensor.clone()
+        found[name][:rows, :columns] = given[name]
+    return found
 
 
 def rate(step: int, done: float, recipe: Recipe) -> float:
@@ -750,6 +840,16 @@ def evaluate(
                 scored += row.numel() - 1
         found |= {f"{name}_exact": right / total, f"{name}_ppl": math.exp(loss / scored)}
     return found, misses
+
+
+def awq_costs(student: Any, heldout: Sequence[Sequence[int]], device: str) -> dict[str, float]:
+    """Perplexities on the conversations that `lab3 quantize` measures: unrounded, W4 after each calibration."""
+    found: dict[str, float] = {}
+    for name, weights, calibrated in (("fp", False, 0), ("w4_cpu", True, 0), ("w4_gpu", True, 1)):
+        ROUNDING.choose(weights, 16, device, calibrated)
+        with torch.autocast(device, torch.bfloat16):
+            found[f"heldout_{name}"] = measure(student, heldout)
+    return found
 
 
 def _miss(ids: Tensor, best: Tensor, good: Tensor, tokenizer: Any) -> dict[str, str]:

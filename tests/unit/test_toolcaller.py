@@ -17,6 +17,7 @@ from lab3.kv_quality import through_cache
 from tools import train_toolcaller as training
 
 IDS = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 2]]
+ROWS = [IDS[0], [1, 33, 44, 55, 2, 1, 90, 81, 72, 2]]
 
 
 def tiny_model() -> LlamaForCausalLM:
@@ -100,7 +101,7 @@ def test_weights_are_rounded_as_lmdeploy_s_awq_rounds_them():
 def test_the_column_scales_are_those_of_lmdeploy_s_awq():
     awq = importlib.import_module("lmdeploy.lite.quantization.awq")
     model = tiny_model()
-    ours = training.awq_column_scales(model, IDS, "cpu")
+    ours = training.awq_column_scales(model, ROWS, "cpu")
     peaks: dict[str, torch.Tensor] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear) and name != "lm_head":
@@ -111,7 +112,7 @@ def test_the_column_scales_are_those_of_lmdeploy_s_awq():
 
             layer.register_forward_pre_hook(watch)
     with torch.inference_mode():
-        for ids in IDS:
+        for ids in ROWS:
             model(torch.tensor([ids]))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     layers = {f"model.layers.{number}": layer for number, layer in enumerate(model.model.layers)}
@@ -143,11 +144,9 @@ def test_what_is_merged_from_the_saved_adapter_is_what_the_student_computes(tmp_
     base = tiny_model()
     scales = torch.rand(2, 2, 16) + 0.5
     toolcaller.scale_keys(base, scales.half().float())
-    student = training.make_student(base, _Words(), training.Recipe(rank=4), IDS, "cpu")
+    student, _ = training.make_student(base, _Words(), training.Recipe(rank=4), [ROWS], "cpu")
+    _learn_something(student)
     with torch.no_grad():
-        for name, parameter in student.named_parameters():
-            if "lora_" in name:
-                parameter.copy_((torch.randn_like(parameter) * 0.1).half())
         weight = student.get_input_embeddings().weight
         weight[list(toolcaller.MARKERS)] = weight[list(toolcaller.MARKERS)].half().float()
     expected = logits(student)
@@ -158,8 +157,50 @@ def test_what_is_merged_from_the_saved_adapter_is_what_the_student_computes(tmp_
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_the_columns_are_scaled_as_awq_will_scale_those_of_what_is_saved(unrounded: training.Rounding, tmp_path: Path):
+    other = [row[::-1] for row in ROWS]
+    student, scales = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), [ROWS, other], "cpu")
+    at_first = [column.clone() for column in scales.of("down_proj")]
+    _learn_something(student)
+    unrounded.choose(True, 4, "cpu")  # which is not how AWQ looks at the model
+    scales.follow(student.get_input_embeddings().weight)
+    assert unrounded.kv_levels is not None
+    training.save(student, _Words(), tmp_path / "adapter", torch.ones(2, 2, 16))
+    merged = toolcaller.merge(tiny_model(), tmp_path / "adapter").half().float()
+    for number, rows in enumerate((ROWS, other)):
+        expected = training.awq_column_scales(merged, rows, "cpu")
+        for kind in training.PROJECTIONS:
+            wanted = torch.stack([scale[None] for name, scale in expected.items() if name.endswith(kind)])
+            assert torch.allclose(scales.of(kind)[number], wanted, rtol=3e-3)
+        assert not torch.allclose(scales.of("down_proj")[number], at_first[number], rtol=1e-2)
+    outs = []
+    for number in range(2):
+        unrounded.choose(True, 16, "cpu", number)
+        outs.append(logits(student))
+    assert not torch.equal(*outs)
+
+
+def test_a_wider_adapter_begins_with_what_the_narrow_one_computes(tmp_path: Path):
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    narrow, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4, alpha=8), [ROWS], "cpu")
+    _learn_something(narrow)
+    training.save(narrow, _Words(), tmp_path / "adapter", torch.ones(2, 2, 16))
+    wide, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=6, alpha=12), [ROWS], "cpu")
+    fresh, given = get_peft_model_state_dict(wide), load_peft_weights(str(tmp_path / "adapter"), device="cpu")
+    set_peft_model_state_dict(wide, training.widened(given, fresh))
+    assert torch.allclose(logits(wide), logits(narrow), atol=1e-3)
+
+
+def _learn_something(student: Any) -> None:
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name:
+                parameter.copy_((torch.randn_like(parameter) * 0.1).half())
+
+
 def test_gradients_pass_straight_through_the_rounding(unrounded: training.Rounding):
-    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    student, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), [ROWS], "cpu")
     unrounded.choose(True, 4, "cpu")
     out = student(torch.tensor(IDS[:1])).logits
     torch.autograd.backward(out.square().mean())
@@ -171,7 +212,7 @@ def test_gradients_pass_straight_through_the_rounding(unrounded: training.Roundi
 def test_a_student_that_has_learned_nothing_imitates_perfectly_until_it_is_rounded(unrounded: training.Rounding):
     base = tiny_model()
     training.use_attention(base)
-    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    student, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), [ROWS], "cpu")
     toolcaller.set_rows(base, student.get_input_embeddings().weight.detach()[list(toolcaller.MARKERS)])
     teacher = training.Teacher(base, "cpu")
     batch = training.collate([training.whole_text([1, 20, 31, 42, 53, 64]), training.whole_text([1, 33, 55])], 2)
@@ -205,7 +246,7 @@ def test_the_teacher_is_never_rounded_and_remembers_each_text(unrounded: trainin
 
 
 def test_the_decision_to_call_weighs_as_much_as_an_answer_on_either_side():
-    student = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), IDS, "cpu")
+    student, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), [ROWS], "cpu")
     ids, nowhere = torch.tensor([[5, 6, 7, 8, 9, 2]]), torch.zeros(1, 6, dtype=torch.bool)
     with torch.no_grad():
         chances = student(ids).logits[0].log_softmax(-1)
@@ -310,7 +351,7 @@ def test_the_built_folder_is_the_embedded_base_with_the_adapter_in_it(embedded_b
     base = LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
     scales = torch.rand(30, 3, 32) + 0.5
     tokenizer = AutoTokenizer.from_pretrained(embedded_base)
-    student = training.make_student(base, tokenizer, training.Recipe(rank=2), IDS, "cpu")
+    student, _ = training.make_student(base, tokenizer, training.Recipe(rank=2), [ROWS], "cpu")
     training.save(student, tokenizer, tmp_path / "adapter", scales)
     assert sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir()) < 10e6 * 2 / 16 + 1e5
     toolcaller.build(embedded_base, tmp_path / "adapter", tmp_path / "built")
