@@ -35,6 +35,7 @@ def tiny_model() -> LlamaForCausalLM:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+            parameter.copy_(parameter.half())  # as the embedded model's are
     return model
 
 
@@ -171,7 +172,7 @@ def test_the_columns_are_scaled_as_awq_will_scale_those_of_what_is_saved(unround
         expected = training.awq_column_scales(merged, rows, "cpu")
         for kind in training.PROJECTIONS:
             wanted = torch.stack([scale[None] for name, scale in expected.items() if name.endswith(kind)])
-            assert torch.allclose(scales.of(kind)[number], wanted, rtol=3e-3)
+            assert torch.allclose(scales.of(kind)[number], wanted, rtol=1e-3)
         assert not torch.allclose(scales.of("down_proj")[number], at_first[number], rtol=1e-2)
     outs = []
     for number in range(2):
