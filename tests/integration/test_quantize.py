@@ -20,8 +20,6 @@ from lab3.structure import RESIDUAL_BOUND, inspect_structure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 
-# Measured 1.115 with group size 64. Before the model was trained through the rounding it was 1.214.
-
 
 @pytest.fixture
 def quantized(quantization: QuantizeResult) -> QuantizeResult:
