@@ -17,6 +17,7 @@ from lab3.cpu import cores, graph
 from lab3.cpu.attention import CpuAttentionMetadata, build_attention, build_metadata
 from lab3.cpu.between import CpuApplyRotaryEmb, CpuRMSNorm, CpuSiluAndMul
 from lab3.cpu.linear import CpuLinear, begin_step, build_w4a16
+from lab3.cpu.pages import move_to_huge_pages
 from lab3.cpu.sampling import CpuMultinomialSampling
 
 
@@ -60,6 +61,7 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
 
     @staticmethod
     def build_graph_runner(model: Any, **configs: Any) -> graph.CpuGraphRunner:
+        move_to_huge_pages(model)  # LMDeploy has loaded it by now
         return graph.CpuGraphRunner(model, **configs)
 
     @staticmethod
