@@ -746,7 +746,7 @@ def train(
         done = max(step / recipe.steps, (time.monotonic() - began) / seconds)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate(step, done, recipe)
-        if step % recipe.follow_every == 1:
+        if (step - 1) % recipe.follow_every == 0:
             columns.follow(embeddings)
         batch = next(loader).to(device)
         _choose_rounding(draw, device)

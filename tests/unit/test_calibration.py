@@ -13,6 +13,7 @@ import pytest
 from lab3.calibration import (
     Blocks,
     Sample,
+    amount,
     bundled_calibration,
     bundled_heldout,
     pack,
@@ -97,6 +98,14 @@ def test_a_template_that_refuses_a_role_is_done_without() -> None:
             raise TemplateError("roles must alternate")
 
     assert text_of(tokenize([Sample(messages=[{"role": "tool", "content": "8"}])], Picky())[0]) == "8"
+
+
+def test_a_cpu_reads_the_text_once_and_a_gpu_takes_the_tutorial_s_amount() -> None:
+    assert amount(6700, device="cpu") == (13, 512)
+    assert amount(300, device="cpu") == (1, 300)
+    assert amount(6700, device="cuda") == (128, 2048)
+    assert amount(6700, device="cpu", samples=2, seqlen=64) == (2, 64)
+    assert amount(6700, device="cuda", seqlen=64) == (128, 64)
 
 
 def test_text_is_cut_into_blocks_of_exactly_the_asked_size() -> None:
