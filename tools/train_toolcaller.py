@@ -94,8 +94,8 @@ MIXTURE = (
     (0.10, False, 4),
     (0.15, False, 16),
 )
-# How often the weights are rounded as after `lab3 quantize` on a CPU and on a GPU, which calibrate with unlike amounts.
-CALIBRATED = (0.6, 0.4)
+# How often the weights are rounded as after `lab3 quantize` on which device: they calibrate with unlike amounts.
+CALIBRATED = {"cpu": 0.6, "cuda": 0.4}
 
 
 # --- the student -------------------------------------------------------------------------------------------------
@@ -705,7 +705,7 @@ def train(
     It goes on from the adapter folder `start` if there is one. Training ends after the recipe's steps, or after
     `seconds` if these are over first.
     """
-    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from peft import load_peft_weights, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
@@ -724,8 +724,7 @@ def train(
     toolcaller.scale_keys(model, scales)
     student, columns = make_student(model, tokenizer, recipe, lab_calibrations(sequences), device)
     if start and changes:
-        given = load_peft_weights(str(start), device=device)
-        set_peft_model_state_dict(student, widened(given, get_peft_model_state_dict(student)))
+        set_peft_model_state_dict(student, load_peft_weights(str(start), device=device))
         toolcaller.set_rows(student, changes.rows)
     if device == "cuda":
         for layer in student.get_base_model().model.layers:
@@ -773,29 +772,16 @@ def train(
 
 def _choose_rounding(draw: random.Random, device: str) -> None:
     (chosen,) = draw.choices(MIXTURE, [share for share, *_ in MIXTURE])
-    (calibrated,) = draw.choices(range(len(CALIBRATED)), CALIBRATED)
+    (calibrated,) = draw.choices(range(len(CALIBRATED)), list(CALIBRATED.values()))
     ROUNDING.choose(*chosen[1:], device, calibrated)
 
 
 def lab_calibrations(sequences: Sequence[Sequence[int]]) -> list[list[list[int]]]:
-    """What `lab3 quantize` calibrates with on a CPU and on a GPU when nobody says how much."""
+    """What `lab3 quantize` calibrates with on the devices of `CALIBRATED` when nobody says how much."""
     found = []
-    for device in ("cpu", "cuda"):
+    for device in CALIBRATED:
         samples, seqlen = calibration.amount(sum(map(len, sequences)), device=device)
         found.append(calibration.pack(sequences, rows=samples, seqlen=seqlen).rows)
-    return found
-
-
-def widened(given: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter's weights `given`, made as wide as the `fresh` ones of a larger rank: it computes what it did.
-
-    What comes beside the given columns of B is 0, beside the rows of A what is there in `fresh`.
-    """
-    found = {}
-    for name, tensor in fresh.items():
-        rows, columns = given[name].shape
-        found[name] = torch.zeros_like(tensor) if "lora_B" in name else tensor.clone()
-        found[name][:rows, :columns] = given[name]
     return found
 
 
@@ -845,7 +831,8 @@ def evaluate(
 def awq_costs(student: Any, heldout: Sequence[Sequence[int]], device: str) -> dict[str, float]:
     """Perplexities on the conversations that `lab3 quantize` measures: unrounded, W4 after each calibration."""
     found: dict[str, float] = {}
-    for name, weights, calibrated in (("fp", False, 0), ("w4_cpu", True, 0), ("w4_gpu", True, 1)):
+    kinds = [("fp", False, 0), *((f"w4_{each}", True, number) for number, each in enumerate(CALIBRATED))]
+    for name, weights, calibrated in kinds:
         ROUNDING.choose(weights, 16, device, calibrated)
         with torch.autocast(device, torch.bfloat16):
             found[f"heldout_{name}"] = measure(student, heldout)

@@ -23,17 +23,16 @@ def move_to_huge_pages(model: nn.Module) -> None:
 
     They keep their values; what is shared stays shared. Where there are no huge pages nothing is moved.
     """
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
     found: dict[tuple[object, ...], list[Tensor]] = {}
     for each in (*model.parameters(), *model.buffers()):
         if each.numel() and each.is_contiguous():
             found.setdefault((each.data_ptr(), each.dtype, each.shape), []).append(each)
-    if advice is None or not found:
+    if not found or not hasattr(mmap, "MADV_HUGEPAGE"):
         return
     size = sum(_rounded(first.nbytes) for first, *_ in found.values())
     room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
     try:
-        room.madvise(advice)
+        room.madvise(mmap.MADV_HUGEPAGE)
     except OSError:  # a kernel without them
         return
     memory, start = torch.frombuffer(room, dtype=torch.uint8), 0

@@ -1,4 +1,4 @@
-"""Every change made to LMDeploy (and two to transformers), each with its reason; installed by one call, undone by one.
+"""Every change made to LMDeploy, each with its reason; installed by one call, undone by another.
 
 LMDeploy's integrations of other devices "patch the canonical cuda device path before reaching this layer" (its own
 words, engine/cache_engine/engine.py), and so does this one, but by name and in LMDeploy's modules alone: torch stays
@@ -256,10 +256,6 @@ def _forked_where_it_is_safe(original: Any) -> Any:
     return Multiprocessing(original)
 
 
-def _hidden(_: Any) -> Any:
-    return lambda: False
-
-
 def _device_option(_: Any) -> Any:
     def device(parser: Any, default: str = "cpu", choices: Any = None) -> Any:
         return parser.add_argument("--device", default="cpu", choices=["cpu"], help="The device type of running")
@@ -347,17 +343,6 @@ PATCHES: tuple[Patch, ...] = (
     # what is refused
     Patch("lmdeploy.serve.openai.api_server:get_task", "vision encoders need CUDA", _task_without_vision),
     Patch("lmdeploy.pipeline:get_task", "vision encoders need CUDA", _task_without_vision),
-    # what transformers import with any text model, for pictures and for finding things in them
-    *(
-        Patch(
-            f"{module}:is_{package}_available",
-            f"{package} is read for nothing: {gain} s of a server's start",
-            _hidden,
-            (),
-        )
-        for package, gain in (("torchvision", 0.3), ("scipy", 0.4))
-        for module in ("transformers.utils.import_utils", "transformers.utils")
-    ),
     # the command line
     Patch("lmdeploy.cli.utils:ArgumentHelper.device", "--device has no choice cpu", _device_option),
     Patch("lmdeploy.cli.utils:ArgumentHelper.dtype", "--dtype has no choice float32", _dtype_option),

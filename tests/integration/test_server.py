@@ -97,19 +97,14 @@ def test_it_listens_on_this_machine_only(quantized_server: RunningServer):
     assert {address.ip for address in sockets if address.port == port} == {"127.0.0.1"}
 
 
-def test_the_weights_lie_in_huge_pages_and_nothing_for_pictures_is_loaded(quantized_server: RunningServer):
+def test_the_weights_lie_in_huge_pages(quantized_server: RunningServer):
     import psutil
 
-    assert quantized_server.pid is not None
-    main = psutil.Process(quantized_server.pid)
-    family = [main, *main.children(recursive=True)]
-    loaded = "\n".join(Path(f"/proc/{each.pid}/maps").read_text() for each in family)
-    assert "libtorch" in loaded
-    assert "/torchvision" not in loaded
-    assert "/scipy/optimize/" not in loaded  # numba loads a little of scipy
     switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not switch.is_file() or "[never]" in switch.read_text():
         pytest.skip("this kernel gives nobody huge pages")
+    main = psutil.Process(quantized_server.pid)
+    family = [main, *main.children(recursive=True)]
     rollups = [Path(f"/proc/{each.pid}/smaps_rollup").read_text() for each in family]
     huge_kib = sum(int(re.search(r"AnonHugePages: +([0-9]+) kB", each)[1]) for each in rollups)  # type: ignore[index]
     assert huge_kib > 56 * 1024  # the output layer alone

@@ -183,18 +183,6 @@ def test_the_columns_are_scaled_as_awq_will_scale_those_of_what_is_saved(unround
     assert not torch.equal(*outs)
 
 
-def test_a_wider_adapter_begins_with_what_the_narrow_one_computes(tmp_path: Path):
-    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-
-    narrow, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4, alpha=8), [ROWS], "cpu")
-    _learn_something(narrow)
-    training.save(narrow, _Words(), tmp_path / "adapter", torch.ones(2, 2, 16))
-    wide, _ = training.make_student(tiny_model(), _Words(), training.Recipe(rank=6, alpha=12), [ROWS], "cpu")
-    fresh, given = get_peft_model_state_dict(wide), load_peft_weights(str(tmp_path / "adapter"), device="cpu")
-    set_peft_model_state_dict(wide, training.widened(given, fresh))
-    assert torch.allclose(logits(wide), logits(narrow), atol=1e-3)
-
-
 def _learn_something(student: Any) -> None:
     with torch.no_grad():
         for name, parameter in student.named_parameters():
