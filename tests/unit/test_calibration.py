@@ -103,6 +103,7 @@ def test_a_template_that_refuses_a_role_is_done_without() -> None:
 def test_a_cpu_reads_the_text_once_and_a_gpu_takes_the_tutorial_s_amount() -> None:
     assert amount(6700, device="cpu") == (13, 512)
     assert amount(300, device="cpu") == (1, 300)
+    assert amount(300, device="cpu", seqlen=512) == (1, 512)  # which `pack` refuses
     assert amount(6700, device="cuda") == (128, 2048)
     assert amount(6700, device="cpu", samples=2, seqlen=64) == (2, 64)
     assert amount(6700, device="cuda", seqlen=64) == (128, 64)

@@ -159,10 +159,12 @@ def test_what_is_merged_from_the_saved_adapter_is_what_the_student_computes(tmp_
 
 
 def test_the_columns_are_scaled_as_awq_will_scale_those_of_what_is_saved(unrounded: training.Rounding, tmp_path: Path):
-    other = [row[::-1] for row in ROWS]
+    other = [[*toolcaller.MARKERS, *row[::-1]] for row in ROWS]
     student, scales = training.make_student(tiny_model(), _Words(), training.Recipe(rank=4), [ROWS, other], "cpu")
     at_first = [column.clone() for column in scales.of("down_proj")]
     _learn_something(student)
+    with torch.no_grad():
+        student.get_input_embeddings().weight[list(toolcaller.MARKERS)] *= 3
     unrounded.choose(True, 4, "cpu")  # which is not how AWQ looks at the model
     scales.follow(student.get_input_embeddings().weight)
     assert unrounded.kv_levels is not None
