@@ -55,11 +55,14 @@ def read(
     environ: Mapping[str, str] = os.environ,
 ) -> Reading:
     """One reading, with `pid` and all its descendants as the watched processes. Arguments and errors as `Meter`."""
-    with _reader(pid, device=device, cpu_total_mib=cpu_total_mib, nvml=nvml, environ=environ) as take:
+    tree = _Tree.of(pid)
+    with _reader(tree, device=device, cpu_total_mib=cpu_total_mib, nvml=nvml, environ=environ) as take:
         return take()
 
 
 _REST = 50  # times as long as a reading of processes on the CPU took
+_STILL_S = 10.0  # after which they are read even if none of them seems to have grown
+_MOVED = MIB
 
 
 class Meter:
@@ -68,7 +71,8 @@ class Meter:
     `device`: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", "cuda:N" or a GPU's or MIG slice's UUID.
     `pid` may be of a server's first process: its descendants count, those too that outlive their parents.
     Peaks shorter than `interval_s` can be missed, and longer ones of processes on the CPU: a reading there walks
-    through all their pages, and a rest of fifty times as long follows. `nvml` is a stand-in for the `pynvml` module.
+    through all their pages. A rest of fifty times as long follows, and lasts until their resident memory moves, which
+    is told at no cost, but ten seconds at most. `nvml` is a stand-in for the `pynvml` module.
     Raises InfraError when a GPU was asked for and no driver answers, or NVML fails while watching (at the block's
     end); UsageError for a device that is not there.
     """
@@ -83,8 +87,9 @@ class Meter:
         nvml: Any = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        self._tree = _Tree.of(pid)
         self._reader: AbstractContextManager[Callable[[], Reading]] = _reader(
-            pid, device=device, cpu_total_mib=cpu_total_mib, nvml=nvml, environ=environ
+            self._tree, device=device, cpu_total_mib=cpu_total_mib, nvml=nvml, environ=environ
         )
         self._interval_s = interval_s
         self._opened = ExitStack()
@@ -121,12 +126,25 @@ class Meter:
             return self.last
 
     def _watch(self) -> None:
-        pause_s = self._interval_s
+        pause_s, resident = self._interval_s, 0
         while self._error is None and not self._stop.wait(pause_s):
+            self._wait_while(resident)
             before = time.thread_time()
             self._try_sample()
             if self.baseline.uuid is None:
                 pause_s = max(self._interval_s, _REST * (time.thread_time() - before))
+                resident = self._resident()
+
+    def _wait_while(self, resident: int) -> None:
+        """As long as the watched processes have so many bytes in memory, but not longer than `_STILL_S`."""
+        end = time.monotonic() + _STILL_S
+        while resident and abs(self._resident() - resident) < _MOVED and time.monotonic() < end:
+            if self._stop.wait(self._interval_s):
+                return
+
+    def _resident(self) -> int:
+        """Bytes of the watched processes on the CPU, told at no cost; 0 where the whole machine is watched."""
+        return self._tree.resident() if self._tree else 0
 
     def _try_sample(self) -> None:
         try:
@@ -155,7 +173,7 @@ def wait_freed(
     """
     end = clock() + timeout_s
     with _reader(
-        pid, device=baseline.uuid or "cpu", cpu_total_mib=baseline.total_mib, nvml=nvml, environ=environ
+        _Tree.of(pid), device=baseline.uuid or "cpu", cpu_total_mib=baseline.total_mib, nvml=nvml, environ=environ
     ) as take:
         while (now := take()).used_mib > baseline.used_mib + tolerance_mib:
             if clock() >= end:
@@ -178,10 +196,9 @@ def format_mib(mib: float | None) -> str:
 
 @contextmanager
 def _reader(
-    pid: int | None, *, device: str, cpu_total_mib: int | None, nvml: Any, environ: Mapping[str, str]
+    tree: _Tree | None, *, device: str, cpu_total_mib: int | None, nvml: Any, environ: Mapping[str, str]
 ) -> Iterator[Callable[[], Reading]]:
     """A function that takes a reading of the device, usable inside the block."""
-    tree = None if pid is None else _Tree(pid)
     if device == "auto":
         device = "cuda" if devices(nvml=nvml, environ=environ) else "cpu"
     if device == "cpu":
@@ -258,6 +275,18 @@ class _Tree:
         self._seen: dict[psutil.Process, None] = {}  # in the order of discovery, so that roots come first
         with suppress(psutil.NoSuchProcess):
             self._seen[psutil.Process(pid)] = None
+
+    @classmethod
+    def of(cls, pid: int | None) -> _Tree | None:
+        return None if pid is None else cls(pid)
+
+    def resident(self) -> int:
+        """Bytes in memory of those seen so far, shared pages as often as they are shared: told at no cost."""
+        total = 0
+        for process in list(self._seen):
+            with suppress(psutil.Error):
+                total += int(process.memory_info().rss)
+        return total
 
     def members(self) -> list[psutil.Process]:
         reached: set[psutil.Process] = set()

@@ -278,6 +278,7 @@ def test_the_watching_thread_ends_with_the_block():
 
 @pytest.mark.parametrize(("device", "pause_s"), [("cpu", 100.0), ("cuda", 0.01)])
 def test_a_slow_reading_of_processes_on_the_cpu_is_followed_by_a_rest(monkeypatch, device: str, pause_s: float):
+    monkeypatch.setattr("lab3.vram._STILL_S", 0)
     clock = itertools.count(0, 2)  # each reading takes two seconds of processor time
     monkeypatch.setattr("lab3.vram.time.thread_time", lambda: float(next(clock)))
     pauses: list[float] = []
@@ -293,6 +294,22 @@ def test_a_slow_reading_of_processes_on_the_cpu_is_followed_by_a_rest(monkeypatc
     with meter:
         meter._thread.join()
     assert pauses == [0.01, pause_s, pause_s]
+
+
+def test_processes_on_the_cpu_are_read_again_when_their_memory_moves_and_not_while_it_rests(monkeypatch):
+    monkeypatch.setattr("lab3.vram._STILL_S", 1000)
+    readings: list[Reading] = []
+    with child("print('ready', flush=True); input(); " + ALLOCATE.format(mib=150) + "; input()", wait=False) as server:
+        server.stdout.readline()
+        meter = Meter(server.pid, device="cpu", interval_s=0.01)
+        sample = meter.sample
+        monkeypatch.setattr(meter, "sample", lambda: readings.append(sample()))
+        with meter:
+            time.sleep(0.5)
+            at_rest = len(readings)
+            tell(server)
+            until(lambda: meter.peak.used_mib > 150)
+    assert at_rest == 1
 
 
 # --- waiting until it is given back -------------------------------------------------------------------------------
