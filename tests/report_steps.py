@@ -2,7 +2,7 @@
 
 A report is a text of which each line is a block: `# heading`, `![](picture.png)`, `$ command`, `DIE` ends the process,
 `HANG` waits, `GROW` takes memory, `BREAK` raises, and anything else is prose. What a picture says lies in its folder as
-picture.png.txt.
+picture.png.txt; there `THREADS` is how many it would be read with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from lab3.errors import UsageError
+from lab3.reports import ocr_model
 from lab3.reports.model import (
     Block,
     CommandSeen,
@@ -49,6 +50,7 @@ def recognise(path: Path, *, digest: str) -> Recognised:
     text = said.read_text(encoding="utf-8") if said.is_file() else ""
     if text == "BROKEN":
         raise ValueError("a library choked on it")
+    text = text.replace("THREADS", str(ocr_model.threads))
     lines = tuple(TextLine(line, (10, 10, 110, 30), 0.9) for line in text.splitlines())
     return Recognised(digest=digest, width=200, height=100, lines=lines)
 

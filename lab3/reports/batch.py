@@ -19,6 +19,7 @@ from lab3.errors import UsageError
 from lab3.progress import Progress, silent
 from lab3.reports.export import LIKENESSES, RESERVED, Settled, settled, write_outputs
 from lab3.reports.model import GradedReport, Likeness
+from lab3.reports.ocr_model import use_threads
 from lab3.reports.overrides import load_overrides
 from lab3.reports.page import write_report_page
 from lab3.reports.page_pictures import preview_of
@@ -121,8 +122,10 @@ def grade_batch(
     for task in tasks:
         load_overrides(task.folder, name=task.name)  # a broken file is said before hours of work, not after
     count = _Counted(total=len(tasks))
-    work = partial(grade_one, plan=plan, rubric=rubric_key(plan))
-    for done in run_all(tasks, work, workers=workers or workers_here(), bounds=bounds):
+    workers = workers or workers_here()
+    threads = _cores() // max(1, min(workers, len(tasks)))
+    work = partial(_grade, plan=plan, rubric=rubric_key(plan), threads=threads)
+    for done in run_all(tasks, work, workers=workers, bounds=bounds):
         _take(done, plan, count, progress)
         told(done.job.name)
     if count.kept:
@@ -176,7 +179,17 @@ def of_report(alike: Sequence[Likeness], name: str) -> tuple[Likeness, ...]:
 
 def workers_here() -> int:
     """How many reports are read at a time on this machine."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS)
+    return min(_cores(), _MOST_WORKERS)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _grade(task: Task, *, plan: Plan, rubric: str, threads: int) -> Worked:
+    """In a worker, which reads pictures with so many threads: more than there are cores wait for each other busily."""
+    use_threads(threads)
+    return grade_one(task, plan, rubric)
 
 
 def names_of(paths: Sequence[Path]) -> Mapping[str, Path]:

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lab3.reports.ocr_picture import Pixels
 
-THREADS = 2
+MOST_THREADS = 2  # more gain little
 _STRIP_HEIGHT = 48  # pixels, what the model for text was trained on
 _BATCH_PIXELS = 48 * 6000  # of strips that are read together: memory stays bounded
 _MARGIN = 32
 _WIDEST = 4800
 _USE = Lock()
+threads = MOST_THREADS
+
+
+def use_threads(count: int) -> None:
+    """How many the models compute with, if they are not loaded yet. What they see does not depend on it."""
+    global threads
+    threads = max(1, min(count, MOST_THREADS))
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def _models() -> _Models:
     settings = {
         "Global.log_level": "error",
         "Global.use_cls": False,
-        "EngineConfig.onnxruntime.intra_op_num_threads": THREADS,
+        "EngineConfig.onnxruntime.intra_op_num_threads": threads,
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
         "Det.limit_side_len": 64,  # the picture comes in the size that it is to be looked at
     }

@@ -67,6 +67,25 @@ def test_each_report_has_a_result_a_page_and_its_rows_in_the_tables(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"), [(2, 1, [2, 2]), (2, 2, [1, 1]), (3, 2, [1, 1]), (4, 2, [2, 2]), (2, 8, [1, 1])]
+)
+def test_workers_share_the_cores(tmp_path, monkeypatch, cores: int, workers: int, threads: list[int]):
+    monkeypatch.setattr("lab3.reports.batch._cores", lambda: cores)
+    grade(tmp_path, *(report(tmp_path, name, memory="THREADS/24566") for name in ("one", "two")), workers=workers)
+
+    readings = [load_result(tmp_path / "out" / name / "result.json").readings for name in ("one", "two")]
+    assert [each.used_mib for (each,) in readings] == threads
+
+
+def test_a_single_report_has_all_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab3.reports.batch._cores", lambda: 2)
+    grade(tmp_path, report(tmp_path, "one", memory="THREADS/24566"), workers=2)
+
+    (reading,) = load_result(tmp_path / "out" / "one" / "result.json").readings
+    assert reading.used_mib == 2
+
+
 def test_a_reading_keeps_its_picture_box_text_and_confidence_in_the_result(tmp_path):
     grade(tmp_path, report(tmp_path, "good", memory="11368/24566"))
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from lab3.errors import UsageError
-from lab3.reports import ocr
+from lab3.reports import ocr, ocr_model
 from lab3.reports.lines import repaired
 from lab3.reports.ocr_picture import load_pixels
 from lab3.reports.ocr_skew import upright
@@ -46,6 +46,17 @@ def test_a_continued_command_keeps_its_marks_and_backslashes(tmp_path):
     lines = ["root@dev:~# lmdeploy serve api_server \\", ">     --quant-policy 4 \\", ">     --server-port 23333"]
     seen = ocr.recognise(terminal(lines, tmp_path / "a.png"), digest="b" * 64)
     assert [repaired(line.text).strip() for line in seen.lines] == lines
+
+
+@drawn
+def test_it_is_the_same_with_one_thread_and_with_two(tmp_path):
+    path = terminal(["root@dev-7:~# nvidia-smi", "| 0  NVIDIA A100   11368MiB / 24566MiB |"], tmp_path / "a.png")
+    seen = []
+    for threads in (1, 2):
+        ocr_model.use_threads(threads)
+        ocr_model._models.cache_clear()
+        seen.append(ocr._look(path, "a" * 64))
+    assert seen[0] == seen[1]
 
 
 @drawn
