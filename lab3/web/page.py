@@ -73,7 +73,7 @@ def build(settings: Settings, server: Served, baseline: Served | None = None) ->
 def _settings(labels: Labels, model: Any) -> Wanted:
     import gradio as gr
 
-    with labels.add(gr.Accordion(open=False, elem_id="settings"), label="settings"):
+    with labels.add(gr.Accordion(open=True, elem_id="settings"), label="settings"):
         system = labels.add(gr.Textbox(lines=2, elem_id="system"), label="system", info="system_hint")
         temperature = labels.add(
             gr.Slider(0, 2, value=0.7, step=0.05, elem_id="temperature"), label="temperature", info="temperature_hint"

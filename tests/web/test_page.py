@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -119,6 +120,19 @@ def test_a_closed_tab_ends_its_request(page: Page, web: Web):
         page.set_number("temperature", 0)
         assert cost_of_an_answer(page, web) > SHORT * 1.5, "both are answered at once"
     eventually(lambda: cost_of_an_answer(page, web) <= SHORT * 1.5, timeout_s=40, what="one request less")
+
+
+def test_the_settings_come_closed_with_fields_that_keep_what_is_typed_into_them_at_once(page: Page):
+    field = "document.querySelector('#max_tokens input[type=number]')"
+    page.tab.wait(f"!!{field} && !{field}.offsetParent")  # made before they are opened
+    page.set_number("max_tokens", 4)
+    for _ in range(20):
+        assert page.tab.value(f"{field}.value") == "4"
+        time.sleep(0.05)
+    page.tab.click("#settings > button")
+    page.tab.wait(f"!{field}.offsetParent")
+    page.set_number("max_tokens", 5)
+    assert page.tab.value(f"{field}.value") == "5"
 
 
 def test_retry_undo_and_clear(page: Page):
