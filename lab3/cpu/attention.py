@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from lmdeploy.pytorch.backends.attention import AttentionImpl, AttentionMetadata, PagedAttentionBuildSpec
 from torch import Tensor
 
-from lab3.cpu import cores, kernels
+from lab3.cpu import cores, kernels, prompts
 from lab3.cpu.compiled import stored
 from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ATTEND
+
+_READING, _WRITING = 16, 64  # multiplications that take as long as reading a number of the cache, and as writing one
 
 
 @dataclass
@@ -136,9 +138,13 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         out: Tensor,
     ) -> None:
         k_cache, v_cache, k_scales, v_scales = cached
-        places = meta.fill_block, meta.fill_offset
-        kernels.write(stored(key), *places, k_cache, k_scales, 0, self.num_kv_heads)
-        kernels.write(stored(value), *places, v_cache, v_scales, 0, self.num_kv_heads)
+        places, keys, values = (meta.fill_block, meta.fill_offset), stored(key), stored(value)
+
+        def write(first: int, last: int) -> None:
+            kernels.write(keys, *places, k_cache, k_scales, first, last)
+            kernels.write(values, *places, v_cache, v_scales, first, last)
+
+        cores.in_parts(self.num_kv_heads, _WRITING * (key.numel() + value.numel()), write)
         queries, written, size = stored(query), stored(out), k_cache.shape[1]
         first = 0
         for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
@@ -147,35 +153,28 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
                 sequence = blocks, size, length, self.scale, 0, self.num_kv_heads
                 kernels.attend(queries[first], *cached, *sequence, written[first])  # type: ignore[call-arg]
             else:
-                seen = [key.new_empty(length, self.num_kv_heads, d, dtype=torch.float32) for d in self._widths]
-                kernels.read(k_cache, k_scales, blocks, stored(seen[0]))
-                kernels.read(v_cache, v_scales, blocks, stored(seen[1]))
-                out[first:last] = self._attend(query[first:last].float(), *(each.transpose(0, 1) for each in seen))
+                self._prompt(queries[first:last], cached, blocks, length, written[first:last])
             first = last
 
-    @property
-    def _widths(self) -> tuple[int, int]:
-        return self.head_size, self.v_head_size
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One sequence: query [n, heads, dim], keys and values [kv_heads, length, dim] → [n, heads, dim].
+    def _prompt(self, query: Any, cached: tuple[Any, ...], blocks: Any, length: int, out: Any) -> None:
+        """One sequence of `length` tokens, whose last ones `query` [n, heads, d] are → out [n, heads, d_v].
 
         A chunk that is not a prompt's first sees all earlier tokens through the cache.
         """
-        new, length = len(query), keys.size(1)
-        cores.take(2 * new * length * self.num_heads * query.size(-1))
-        mask = None if new == length else torch.ones(new, length, dtype=torch.bool).tril(length - new)
-        out = F.scaled_dot_product_attention(
-            query.transpose(0, 1)[None],
-            keys[None],
-            values[None],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.scale,
-            enable_gqa=self.num_heads != self.num_kv_heads,
-        )
-        cores.take(0)
-        return out[0].transpose(0, 1)
+        k_cache, v_cache, k_scales, v_scales = cached
+        heads, new = self.num_kv_heads, len(query)
+        tokens, d, d_v = (prompts.padded(size) for size in (length, self.head_size, self.v_head_size))
+        keys, values = np.empty((heads, d, tokens), np.float32), np.empty((heads, tokens, d_v), np.float32)
+
+        def read(first: int, last: int) -> None:
+            prompts.read(k_cache, k_scales, blocks, length, self.head_size, True, first, last, keys)
+            prompts.read(v_cache, v_scales, blocks, length, self.v_head_size, False, first, last, values)
+
+        def attend(first: int, last: int) -> None:
+            prompts.attend(query, keys, values, length - new, self.scale, first, last, out)
+
+        cores.in_parts(heads, _READING * (keys.size + values.size), read)
+        cores.in_parts(prompts.pieces(new, self.num_heads), new * length * self.num_heads * (d + d_v) // 2, attend)
 
 
 def _alike(*tensors: Tensor) -> bool:

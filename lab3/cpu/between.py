@@ -8,10 +8,12 @@ from lmdeploy.pytorch.backends.default.apply_rotary_emb import DefaultApplyRotar
 from lmdeploy.pytorch.backends.norm import RMSNormImpl
 from torch import Tensor
 
-from lab3.cpu import kernels
+from lab3.cpu import cores, kernels
 from lab3.cpu.compiled import stored
 from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ADD_NORM, NORM, ROTATE, SILU
+
+_SILU = 16  # multiplications that take as long as silu of a number
 
 
 class CpuRMSNorm(RMSNormImpl):  # type: ignore[misc]
@@ -52,7 +54,12 @@ class CpuSiluAndMul(SiluAndMulImpl):  # type: ignore[misc]
         if step := decoding(rows):
             step.do(SILU, tasks=len(rows), reads={"x": rows}, writes={"out": out}, n=out.size(1))
         else:
-            kernels.silu_and_mul(stored(rows), stored(out))
+            halves, middle = stored(rows), stored(out)
+            cores.in_parts(
+                len(out),
+                _SILU * out.numel(),
+                lambda first, last: kernels.silu_and_mul(halves[first:last], middle[first:last]),
+            )
         return out.view(*x.shape[:-1], -1)
 
 

@@ -71,17 +71,40 @@ def rotate(states: Any, cos: Any, sin: Any) -> None:
     """Rotary embedding in place: states [tokens, heads, d], cos and sin [tokens, d], halves rotated into each other."""
     tokens, heads, d = states.shape
     half = d // 2
+    cosines, sines, turned = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
     for token in range(tokens):
+        for i in range(d):
+            cosines[i], sines[i] = load(cos[token, i]), load(sin[token, i])
         for head in range(heads):
             for i in range(half):
                 first, second = load(states[token, head, i]), load(states[token, head, i + half])
-                turned = first * load(cos[token, i]) - second * load(sin[token, i])
-                states[token, head, i] = store(states, turned)
-                turned = second * load(cos[token, i + half]) + first * load(sin[token, i + half])
-                states[token, head, i + half] = store(states, turned)
+                turned[i] = first * cosines[i] - second * sines[i]
+                turned[i + half] = second * cosines[i + half] + first * sines[i + half]
+            for i in range(d):
+                states[token, head, i] = store(states, turned[i])
 
 
 # --- the KV cache ------------------------------------------------------------------------------------------------
+
+
+@compiled()
+def _extremes(values: Any) -> Any:
+    """The smallest and the largest, looked for in 16 places at once."""
+    n = values.shape[0]
+    lows, highs = np.empty(16, np.float32), np.empty(16, np.float32)
+    for j in range(16):
+        lows[j] = highs[j] = values[min(j, n - 1)]
+    for start in range(16, n // 16 * 16, 16):
+        for j in range(16):
+            value = values[start + j]
+            lows[j] = value if value < lows[j] else lows[j]
+            highs[j] = value if value > highs[j] else highs[j]
+    low, high = lows[0], highs[0]
+    for j in range(1, 16):
+        low, high = min(low, lows[j]), max(high, highs[j])
+    for i in range(max(16, n // 16 * 16), n):
+        low, high = min(low, values[i]), max(high, values[i])
+    return low, high
 
 
 @compiled(error_model="numpy")  # the formula's roundings, each of them: nothing is fast here
@@ -90,17 +113,17 @@ def _quantize(new: Any, cache: Any, scale_zero: Any) -> None:
     d = new.shape[0]
     four = cache.shape[0] * 2 == d
     top = np.float32(15 if four else 255)
-    low = high = load(new[0])
-    for i in range(1, d):
-        value = load(new[i])
-        low, high = min(low, value), max(high, value)
+    values = np.empty(d, np.float32)
+    for i in range(d):
+        values[i] = load(new[i])
+    low, high = _extremes(values)
     scale = (high - low) / top
     if scale == ZERO:
         scale = ONE
     zero = -low / scale
     codes = np.empty(d, np.uint8)
     for i in range(d):
-        code = load(new[i]) / scale + zero + HALF
+        code = values[i] / scale + zero + HALF
         codes[i] = truncated(min(max(code, ZERO), top + HALF))
     if four:
         for i in range(d // 2):
@@ -142,11 +165,11 @@ def write(new: Any, blocks: Any, offsets: Any, cache: Any, scales_zeros: Any, fi
             _write(new[token, head], cache[block, offset, head], scales_zeros[block, offset, head])
 
 
-def _read(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
+def read_token(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
     """One head of one token as fp32 → out [d]."""
 
 
-@overload(_read, strict=False)  # type: ignore[untyped-decorator]
+@overload(read_token, strict=False)  # type: ignore[untyped-decorator]
 def _read_overload(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> Any:
     def plain(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
         for i in range(out.shape[0]):
@@ -166,19 +189,6 @@ def _read_overload(cache: Any, scales_zeros: Any, block: Any, offset: Any, head:
                 out[i] = (byte(cache[block, offset, head, i]) - zero) * scale
 
     return quantized if cache.dtype == types.uint8 else plain
-
-
-@compiled(fastmath=FAST)
-def read(cache: Any, scales_zeros: Any, blocks: Any, out: Any) -> None:
-    """A sequence's tokens, from the first one, as fp32.
-
-    cache and scales as in `write`, blocks [n] those of the sequence in order → out [tokens, heads, d].
-    """
-    tokens, heads, _ = out.shape
-    size = cache.shape[1]
-    for token in range(tokens):
-        for head in range(heads):
-            _read(cache, scales_zeros, blocks[token // size], token % size, head, out[token, head])
 
 
 @compiled(fastmath=FAST, error_model="numpy")
@@ -211,7 +221,7 @@ def attend(
             for i in range(d):
                 queries[member, i] = load(query[kv_head * group + member, i])
         for token in range(length):
-            _read(k_cache, k_scales, blocks[token // size], token % size, kv_head, key)
+            read_token(k_cache, k_scales, blocks[token // size], token % size, kv_head, key)
             for member in range(group):
                 product = ZERO
                 for i in range(d):
@@ -230,7 +240,7 @@ def attend(
             for i in range(d_v):
                 sums[member, i] = ZERO
         for token in range(length):
-            _read(v_cache, v_scales, blocks[token // size], token % size, kv_head, value)
+            read_token(v_cache, v_scales, blocks[token // size], token % size, kv_head, value)
             for member in range(group):
                 weight = weights[member, token]
                 for i in range(d_v):

@@ -25,7 +25,8 @@ from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 
 # From so many rows of a sequence on, weights made fp32 for one product gain.
 _LONG = 64
-_SLICE_ELEMENTS = 2**20  # of them at a time: 4 MiB, as much as the processor keeps at hand
+_SLICE_ELEMENTS = 2**19  # of them at a time: 2 MiB, as much as the processor keeps at hand
+_SLICE_BLOCKS = 4  # of outputs at least: narrower products are slow
 _DEQUANTIZING = 16  # multiplications that take as long as making a weight fp32
 _TASKS = 2 * cores.ALL  # that a product of a decoding step is cut into
 _step = threading.local()
@@ -158,7 +159,7 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
     def _times_dense(self, parts: list[tuple[Tensor, Tensor]], weights: tuple[Any, Any, Any]) -> None:
         """Pairs of rows and where their products go, by slices of the outputs whose weights are dequantized to fp32."""
         inputs, outputs, blocks = self.spec.in_features, self.spec.out_features, len(weights[0])
-        at_once = max(1, min(blocks, _SLICE_ELEMENTS // (products.BLOCK * inputs)))
+        at_once = min(blocks, max(_SLICE_BLOCKS, _SLICE_ELEMENTS // (products.BLOCK * inputs)))
         wide = [part.float() for part, _ in parts]
         for first in range(0, blocks, at_once):
             last = min(first + at_once, blocks)

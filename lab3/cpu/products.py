@@ -19,7 +19,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from torch import Tensor
 
-from lab3.cpu.compiled import FAST, ZERO, compiled, high, load, low, store
+from lab3.cpu.compiled import FAST, ZERO, compiled, load, store
 
 BLOCK = 64  # outputs that lie together in the layout of 4-bit weights
 _ROWS, _COLUMNS = 4, 4  # of a tile, which has a register for each: as many as leave room for the weights
@@ -46,13 +46,7 @@ def _tile_of_codes(_: Any, rows: Any, x: Any, x_step: Any, codes: Any, inputs: A
         _, x, x_step, codes, inputs, sums = arguments
 
         def step(i: Any, totals: list[Any]) -> list[Any]:
-            low_ones, high_ones = [], []
-            for part in range(parts // 2):
-                at = builder.add(codes, builder.add(builder.mul(i, _I64(BLOCK // 2)), _I64(part * _LANES)))
-                wide = builder.zext(_load(builder, at, ir.VectorType(_I8, _LANES)), _INTS)
-                low_ones.append(builder.sitofp(builder.and_(wide, ir.Constant(_INTS, [15] * _LANES)), _FLOATS))
-                high_ones.append(builder.sitofp(builder.lshr(wide, ir.Constant(_INTS, [4] * _LANES)), _FLOATS))
-            weights = [*low_ones, *high_ones]
+            weights = _codes_of_block(builder, codes, i)
             factors = [_spread(builder, _load(builder, _at(builder, x, x_step, r, i, 4), _FLOAT)) for r in range(count)]
             pairs = [(factor, weight) for factor in factors for weight in weights]
             return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
@@ -62,6 +56,63 @@ def _tile_of_codes(_: Any, rows: Any, x: Any, x_step: Any, codes: Any, inputs: A
             _save(builder, total, builder.add(sums, _I64(4 * _LANES * number)))
 
     return types.void(rows, *[types.intp] * 5), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _unpack(_: Any, codes: Any, inputs: Any, factors: Any, offsets: Any, out: Any, out_step: Any) -> Any:
+    """The codes of a block of outputs, times the factors and plus the offsets of its outputs → fp32 [inputs, BLOCK].
+
+    Addresses and steps in bytes: codes [inputs, BLOCK / 2], factors and offsets fp32 [BLOCK], out a row each
+    `out_step`.
+    """
+
+    def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:
+        codes, inputs, factors, offsets, out, out_step = arguments
+        places = [_I64(4 * _LANES * part) for part in range(BLOCK // _LANES)]
+        of_outputs = [
+            [_load(builder, builder.add(each, place), _FLOATS) for place in places] for each in (factors, offsets)
+        ]
+
+        def step(i: Any, _: list[Any]) -> list[Any]:
+            row = builder.add(out, builder.mul(i, out_step))
+            parts = zip(_codes_of_block(builder, codes, i), *of_outputs, places, strict=True)
+            for code, factor, offset, place in parts:
+                _save(builder, _multiply_add(builder, code, factor, offset), builder.add(row, place))
+            return []
+
+        _loop(builder, inputs, 1, 0, step)
+
+    return types.void(*[types.intp] * 6), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def tile_of_floats(
+    _: Any, rows: Any, x: Any, x_step: Any, matrix: Any, step: Any, inputs: Any, out: Any, out_step: Any
+) -> Any:
+    """`rows` (a literal) rows of x times BLOCK columns of a matrix → out [rows, BLOCK], all fp32.
+
+    Addresses and steps in bytes: x [rows, inputs], a row each `x_step`; the matrix [inputs, BLOCK], each `step`; out
+    each `out_step`.
+    """
+    count = rows.literal_value
+
+    def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:
+        _, x, x_step, matrix, step, inputs, out, out_step = arguments
+        places = [_I64(4 * _LANES * part) for part in range(BLOCK // _LANES)]
+
+        def body(i: Any, totals: list[Any]) -> list[Any]:
+            row = builder.add(matrix, builder.mul(i, step))
+            weights = [_load(builder, builder.add(row, place), _FLOATS) for place in places]
+            factors = [_spread(builder, _load(builder, _at(builder, x, x_step, r, i, 4), _FLOAT)) for r in range(count)]
+            pairs = [(factor, weight) for factor in factors for weight in weights]
+            return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+        totals = iter(_loop(builder, inputs, 1, count * len(places), body))
+        for r in range(count):
+            for place in places:
+                _save(builder, next(totals), builder.add(_at(builder, out, out_step, r, _I64(0), 4), place))
+
+    return types.void(rows, *[types.intp] * 7), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -107,6 +158,17 @@ def _tile_of_dots(
             _save(builder, _sum(builder, total), builder.add(sums, _I64(4 * number)))
 
     return types.void(rows, columns, types.intp, types.intp, weight, *[types.intp] * 4), generate
+
+
+def _codes_of_block(builder: ir.IRBuilder, codes: Any, i: Any) -> list[Any]:
+    """The codes of input i for a block's outputs as vectors of fp32; `codes` is the address of [inputs, BLOCK / 2]."""
+    low_ones, high_ones = [], []
+    for part in range(BLOCK // _LANES // 2):
+        at = builder.add(codes, builder.add(builder.mul(i, _I64(BLOCK // 2)), _I64(part * _LANES)))
+        wide = builder.zext(_load(builder, at, ir.VectorType(_I8, _LANES)), _INTS)
+        low_ones.append(builder.sitofp(builder.and_(wide, ir.Constant(_INTS, [15] * _LANES)), _FLOATS))
+        high_ones.append(builder.sitofp(builder.lshr(wide, ir.Constant(_INTS, [4] * _LANES)), _FLOATS))
+    return [*low_ones, *high_ones]
 
 
 def _loop(
@@ -256,19 +318,16 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
 def dequantize(codes: Any, scales: Any, zeros: Any, first: int, last: int, out: Any) -> None:
     """Blocks `first` to `last` of 4-bit weights as in `times_4_bits` → out fp32 [k, (last - first) * BLOCK]."""
     groups, inputs = scales.shape[0], codes.shape[1]
-    size, half = inputs // groups, BLOCK // 2
+    size, step = inputs // groups, out.strides[0]
     factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for block in range(first, last):
-        left = BLOCK * (block - first)
         for group in range(groups):
             for i in range(BLOCK):
                 factor[i] = load(scales[group, BLOCK * block + i])
                 offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
-            for k in range(group * size, (group + 1) * size):
-                for i in range(half):
-                    out[k, left + i] = low(codes[block, k, i]) * factor[i] + offset[i]
-                for i in range(half):
-                    out[k, left + half + i] = high(codes[block, k, i]) * factor[half + i] + offset[half + i]
+            source = codes.ctypes.data + (block * inputs + group * size) * (BLOCK // 2)
+            to = out.ctypes.data + group * size * step + 4 * BLOCK * (block - first)
+            _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to, step)
 
 
 def blocks_of_codes(codes: Tensor) -> Tensor:

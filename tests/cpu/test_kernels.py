@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,31 @@ class Cache:
         return of[self.blocks].flatten(0, 1)[: self.tokens]
 
     def read(self) -> torch.Tensor:
-        out = torch.empty(self.new.shape)
-        self.kernels.read(*self.arrays, self.blocks.numpy(), out.numpy())
+        d = self.new.size(2)
+        return self.spread(across=False)[:, : self.tokens, :d].transpose(0, 1)
+
+    def spread(self, *, across: bool) -> torch.Tensor:
+        """As `prompts.attend` takes it: keys lie across."""
+        from lab3.cpu import prompts
+
+        _, heads, d = self.new.shape
+        tokens, width = prompts.padded(self.tokens), prompts.padded(d)
+        out = torch.full((heads, width, tokens) if across else (heads, tokens, width), torch.nan)
+        prompts.read(*self.arrays, self.blocks.numpy(), self.tokens, d, across, 0, heads, out.numpy())
         return out
+
+
+def prompted(query: torch.Tensor, keys: Cache, values: Cache, cuts: tuple[int, ...] = ()) -> torch.Tensor:
+    """What `prompts.attend` gives for the last tokens of a sequence, its pieces cut at `cuts`."""
+    from lab3.cpu import prompts
+
+    new, heads, _ = query.shape
+    out = torch.full_like(query, torch.nan)
+    arrays = keys.spread(across=True).numpy(), values.spread(across=False).numpy()
+    ends = [0, *cuts, prompts.pieces(new, heads)]
+    for first, last in pairwise(ends):
+        prompts.attend(keys.stored(query), *arrays, keys.tokens - new, 0.125, first, last, keys.stored(out))
+    return out
 
 
 class TestTheCache:
@@ -217,6 +240,43 @@ class TestTheCache:
             scale=0.125,
         ).view(9, 64)
         torch.testing.assert_close(out.double(), exact, rtol=TOLERANCE[dtype] * 4, atol=TOLERANCE[dtype] * 4)
+
+    @pytest.mark.parametrize("bits", [16, 8, 4])
+    @pytest.mark.parametrize(("length", "new", "d"), [(2, 2, 64), (64, 64, 64), (81, 81, 80), (81, 6, 64), (66, 3, 24)])
+    def test_a_prompts_tokens_attend_to_all_before_them_and_to_themselves(
+        self, dtype: torch.dtype, bits: int, length: int, new: int, d: int
+    ):
+        keys, values = (Cache(length, bits=bits, dtype=dtype, d=d, seed=seed) for seed in range(2))
+        query = numbers(new, 9, d, dtype=dtype)
+
+        def torchs(kind: torch.dtype) -> torch.Tensor:
+            seen = (each.to(kind).transpose(0, 1)[None] for each in (query, keys.read(), values.read()))
+            mask = torch.ones(new, length, dtype=torch.bool).tril(length - new)
+            return F.scaled_dot_product_attention(*seen, attn_mask=mask, scale=0.125, enable_gqa=True)[0].transpose(
+                0, 1
+            )
+
+        exact = torchs(torch.float64)
+        # What fp32 costs here: the products are some hundreds, and e to their differences shows their last bits.
+        tolerance = 4 * max(TOLERANCE[dtype], float((torchs(torch.float32) - exact).abs().max()))
+        torch.testing.assert_close(prompted(query, keys, values).double(), exact, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 80])
+    def test_a_prompts_token_gets_the_same_bits_in_whatever_chunk_it_comes(self, chunk: int):
+        keys, values = (Cache(81, bits=4, dtype=torch.float16, seed=seed) for seed in range(2))
+        query = numbers(81, 9, 64, dtype=torch.float16)
+        assert torch.equal(prompted(query[-chunk:], keys, values), prompted(query, keys, values)[-chunk:])
+
+    def test_a_prompts_attention_can_be_cut_anywhere(self):
+        keys, values = (Cache(50, bits=8, dtype=torch.bfloat16, seed=seed) for seed in range(2))
+        query = numbers(50, 9, 64, dtype=torch.bfloat16)
+        assert torch.equal(prompted(query, keys, values, cuts=(1, 10, 58)), prompted(query, keys, values))
+
+    def test_a_prompts_weights_are_shares_however_large_the_products(self):
+        keys, values = (Cache(50, bits=16, dtype=torch.float32) for _ in range(2))
+        values.cache.fill_(1.0)
+        query = numbers(50, 9, 64, dtype=torch.float32, spread=3000)
+        torch.testing.assert_close(prompted(query, keys, values), torch.ones(50, 9, 64))
 
     def test_weights_of_attention_are_shares_however_large_the_products(self):
         from lab3.cpu import kernels
