@@ -36,12 +36,11 @@ def read(
     """The heads `first` to `last` of a sequence's first `length` tokens as fp32.
 
     cache, scales and blocks as in `kernels.attend` → out [heads, d', length'] if `across`, else [heads, length', d'];
-    d' and length' are `padded`, with zeros.
+    d' and length' are `padded`, and what is there too much is not written.
     """
     size = cache.shape[1]
     token = np.empty(d, np.float32)
     for head in range(first, last):
-        out[head] = ZERO
         for number in range(length):
             read_token(cache, scales_zeros, blocks[number // size], number % size, head, token)
             if across:

@@ -94,6 +94,13 @@ class TestBetweenTheProducts:
         assert out.shape == (1, 3, 1000)
         close(out, F.silu(gate.double()) * up.double(), dtype)
 
+    def test_what_several_cores_divide_is_what_one_makes_of_each_row(self):
+        from lab3.cpu.between import CpuSiluAndMul
+
+        halves = numbers(700, 2 * 1536, dtype=torch.float16)
+        alone = torch.cat([CpuSiluAndMul().forward(row) for row in halves.split(1)])
+        assert torch.equal(CpuSiluAndMul().forward(halves), alone)
+
     @pytest.mark.parametrize("inplace", [True, False])
     def test_the_halves_of_a_head_are_turned_into_each_other(self, dtype: torch.dtype, inplace: bool):
         from lmdeploy.pytorch.backends.default.apply_rotary_emb import DefaultApplyRotaryEmbImpl
@@ -102,7 +109,8 @@ class TestBetweenTheProducts:
 
         together = numbers(7, 15, 64, dtype=dtype)  # as they come from the product that makes all three
         query, key, value = together.split([9, 3, 3], dim=1)
-        angle = torch.arange(7)[:, None] * 10000.0 ** (-torch.arange(64).remainder(32) / 32)
+        # A model's are the same in both halves; here no two are, so that none is taken for another.
+        angle = torch.arange(7)[:, None] * 10000.0 ** (-torch.arange(64) / 64)
         cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
         before = [each.clone() for each in (query, key, value)]
         exact = DefaultApplyRotaryEmbImpl().forward(
@@ -196,8 +204,9 @@ class TestTheCache:
     """What is written is what `kv_quant` makes, which LMDeploy's kernel judges in test_kv_format."""
 
     @pytest.mark.parametrize("bits", [8, 4])
-    def test_the_bytes_are_those_of_the_formula(self, dtype: torch.dtype, bits: int):
-        cache = Cache(50, bits=bits, dtype=dtype)
+    @pytest.mark.parametrize("d", [64, 24, 8])
+    def test_the_bytes_are_those_of_the_formula(self, dtype: torch.dtype, bits: int, d: int):
+        cache = Cache(50, bits=bits, dtype=dtype, d=d)
         packed, scales_zeros = kv_quant.quantize(cache.new, bits=bits, stored_dtype=dtype)
         assert torch.equal(cache.written(cache.cache), packed)
         assert torch.equal(cache.written(cache.scales), scales_zeros)
