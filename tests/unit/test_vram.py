@@ -305,6 +305,7 @@ def test_processes_on_the_cpu_are_read_again_when_their_memory_moves_and_not_whi
         sample = meter.sample
         monkeypatch.setattr(meter, "sample", lambda: readings.append(sample()))
         with meter:
+            until(lambda: readings)
             time.sleep(0.5)
             at_rest = len(readings)
             tell(server)
