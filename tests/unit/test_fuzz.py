@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab3.funcall import run_tools
+from lab3.tool_schema import tool_schema
 from tests.unit.test_funcall import ARGUMENTS, JSON_VALUES
 
 NAMES = st.sampled_from(["add", "mul", "sub", "eval", "__import__", "add.__globals__", ""]) | st.text(max_size=8)
@@ -61,18 +62,25 @@ class Chunks(list):  # type: ignore[type-arg]
         pass
 
 
+RAN: list[tuple[str, Any, Any]] = []
+
+
+def add(a: int | float, b: int | float) -> int | float:
+    RAN.append(("add", a, b))
+    return a + b
+
+
+def mul(a: int | float, b: int | float) -> int | float:
+    RAN.append(("mul", a, b))
+    return a * b
+
+
+SCHEMAS = {function: tool_schema(function) for function in (add, mul)}  # once: they are no part of what is tried here
+
+
 def loop(answers: list[Any], *, stream: bool) -> tuple[Any, list[tuple[str, Any, Any]]]:
     """What `run_tools` makes of the answers (then the model is silent), and the functions that were really run."""
-    ran: list[tuple[str, Any, Any]] = []
-
-    def add(a: int | float, b: int | float) -> int | float:
-        ran.append(("add", a, b))
-        return a + b
-
-    def mul(a: int | float, b: int | float) -> int | float:
-        ran.append(("mul", a, b))
-        return a * b
-
+    RAN.clear()
     queue = iter(answers)
 
     def create(**body: Any) -> Any:
@@ -85,8 +93,8 @@ def loop(answers: list[Any], *, stream: bool) -> tuple[Any, list[tuple[str, Any,
     def client(*_: Any, **__: Any) -> Iterator[Any]:
         yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)), base_url="fake")
 
-    with patch("lab3.funcall.open_client", client):
-        return run_tools("3+5?", [add, mul], base_url="http://fake", model="m", stream=stream), ran
+    with patch("lab3.funcall.open_client", client), patch("lab3.funcall.tool_schema", SCHEMAS.__getitem__):
+        return run_tools("3+5?", [add, mul], base_url="http://fake", model="m", stream=stream), [*RAN]
 
 
 def check(run: Any, ran: list[tuple[str, Any, Any]]) -> None:
