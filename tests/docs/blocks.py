@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -51,12 +52,16 @@ def pages() -> list[str]:
 
 def fences(page: str, text: str | None = None) -> list[Fence]:
     """The page's fenced blocks, in their order; those within lists and quotations, too."""
-    text = (ROOT / page).read_text(encoding="utf-8") if text is None else text
-    return [
+    return [*_fences(page, (ROOT / page).read_text(encoding="utf-8") if text is None else text)]
+
+
+@cache
+def _fences(page: str, text: str) -> tuple[Fence, ...]:
+    return tuple(
         Fence(page, (token.map or [0])[0] + 1, token.info.split(" ")[0], token.content)
         for token in MarkdownIt("commonmark").enable("table").parse(text)
         if token.type == "fence"
-    ]
+    )
 
 
 def commands(page: str, text: str | None = None) -> list[Command]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers  # its models only where they are used: importing them takes seconds
 
 from lab3.cpu import kv_quant
 from lab3.kv_quality import KVQuality, _Errors, kv_quality, quantize_cache, through_cache
@@ -19,11 +19,11 @@ SEQUENCES = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 61, 72, 2]]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=100, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -33,7 +33,7 @@ def quality(folder: Path, bits: int) -> KVQuality:
 
 def spoil_keys(folder: Path, layer: int) -> None:
     """Make one channel pair of a layer's keys far larger than the others, and its queries' as much smaller."""
-    model = LlamaForCausalLM.from_pretrained(folder)
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
     scales = torch.ones(3, 2, 16)
     scales[layer, :, 3] = 1 / 300
     scale_keys(model, scales)
@@ -68,7 +68,7 @@ def test_the_layer_whose_keys_have_outliers_is_the_worst(folder: Path):
 def test_the_model_attends_as_before_where_nothing_is_lost(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lab3.kv_quality.through_cache", lambda values, bits: values)
     ids = torch.tensor(SEQUENCES[:1])
-    plain = LlamaForCausalLM.from_pretrained(folder).eval()
+    plain = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
     expected = plain(ids).logits
     quantize_cache(plain, 4)
     assert torch.allclose(plain(ids).logits, expected, atol=1e-5)
@@ -85,7 +85,7 @@ def test_it_is_the_cache_s_keys_and_values_that_are_attended_to(
 
     monkeypatch.setattr("lab3.kv_quality.through_cache", lose)
     ids = torch.tensor(SEQUENCES[:1])
-    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    model = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
     expected = model(ids).logits
     quantize_cache(model, 4)
     assert (model(ids).logits - expected).abs().max() > 1e-3

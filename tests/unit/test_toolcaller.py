@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+import transformers  # its models only where they are used: importing them takes seconds
 
 from lab3 import toolcaller
 from lab3.kv_quality import through_cache
@@ -20,9 +20,9 @@ IDS = [[1, 20, 31, 42, 53, 64, 75, 86, 97, 2], [1, 33, 44, 55, 2]]
 ROWS = [IDS[0], [1, 33, 44, 55, 2, 1, 90, 81, 72, 2]]
 
 
-def tiny_model() -> LlamaForCausalLM:
+def tiny_model() -> transformers.LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=128,
         intermediate_size=192,
         num_hidden_layers=2,
@@ -31,7 +31,7 @@ def tiny_model() -> LlamaForCausalLM:
         vocab_size=128,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = transformers.LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
@@ -287,7 +287,7 @@ def test_a_batch_marks_where_a_call_begins_or_could():
 def test_what_was_there_already_and_that_a_forced_call_begins_is_not_learned(embedded_base: Path):
     from tools.toolcall_data import Conversation, _call
 
-    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
+    tokenizer = toolcaller.rename_markers(transformers.AutoTokenizer.from_pretrained(embedded_base))
     talk = [
         {"role": "user", "content": "2 * (3 + 5)?"},
         {"role": "assistant", "content": "= 2 * (3 + 5)"},
@@ -318,7 +318,7 @@ def test_groups_of_like_length_stay_within_their_tokens():
 def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_base: Path):
     from tools.toolcall_data import Conversation
 
-    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
+    tokenizer = toolcaller.rename_markers(transformers.AutoTokenizer.from_pretrained(embedded_base))
     talk = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello. How can I help?"}]
     example = training.to_example(Conversation(talk, [{"name": "add"}], imitate=True), tokenizer)
     assert example.ids[-example.answer :] == list(example.plain[-example.answer :])
@@ -328,7 +328,7 @@ def test_an_imitated_answer_has_the_same_tokens_with_and_without_tools(embedded_
 
 
 def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedded_base: Path):
-    tokenizer = toolcaller.rename_markers(AutoTokenizer.from_pretrained(embedded_base))
+    tokenizer = toolcaller.rename_markers(transformers.AutoTokenizer.from_pretrained(embedded_base))
     call = "<|action_start|><|plugin|>\n{}<|action_end|>"
     ids = tokenizer(call, add_special_tokens=False).input_ids
     assert [ids[0], ids[1], ids[-1]] == [15, 12, 14]
@@ -341,21 +341,20 @@ def test_the_markers_are_single_special_tokens_that_only_tool_parsers_see(embedd
 def test_the_built_folder_is_the_embedded_base_with_the_adapter_in_it(embedded_base: Path, tmp_path: Path):
     from lab3.models import check_folder, model_tensors
 
-    base = LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
+    base = transformers.LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
     scales = torch.rand(30, 3, 32) + 0.5
-    tokenizer = AutoTokenizer.from_pretrained(embedded_base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_base)
     student, _ = training.make_student(base, tokenizer, training.Recipe(rank=2), [ROWS], "cpu")
     training.save(student, tokenizer, tmp_path / "adapter", scales)
     assert sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir()) < 10e6 * 2 / 16 + 1e5
     toolcaller.build(embedded_base, tmp_path / "adapter", tmp_path / "built")
     facts = {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(check_folder(tmp_path / "built"))}
     assert facts == {(tensor.name, tensor.shape, tensor.dtype) for tensor in model_tensors(embedded_base)}
-    built = LlamaForCausalLM.from_pretrained(tmp_path / "built", dtype=torch.float32)
-    plain = LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
-    assert torch.allclose(
-        logits(built)[..., 20:], logits(plain)[..., 20:], atol=0.1
-    )  # an untrained adapter adds nothing
-    assert AutoTokenizer.from_pretrained(tmp_path / "built").convert_ids_to_tokens(15) == "<|action_start|>"
+    built = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "built", dtype=torch.float32)
+    plain = transformers.LlamaForCausalLM.from_pretrained(embedded_base, dtype=torch.float32)
+    assert torch.allclose(logits(built)[..., 20:], logits(plain)[..., 20:], atol=0.1)  # untrained, it adds nothing
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "built")
+    assert tokenizer.convert_ids_to_tokens(15) == "<|action_start|>"
 
 
 def test_lmdeploy_s_prompt_shows_the_tools_and_their_results(embedded_model: Path):
