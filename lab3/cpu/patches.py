@@ -256,6 +256,12 @@ def _forked_where_it_is_safe(original: Any) -> Any:
     return Multiprocessing(original)
 
 
+def _woken_by_messages(original: Any) -> Any:
+    from lab3.cpu.worker import Zmq
+
+    return Zmq(original)
+
+
 def _device_option(_: Any) -> Any:
     def device(parser: Any, default: str = "cpu", choices: Any = None) -> Any:
         return parser.add_argument("--device", default="cpu", choices=["cpu"], help="The device type of running")
@@ -310,6 +316,7 @@ PATCHES: tuple[Patch, ...] = (
         "the spawned engine imports all of LMDeploy anew, for CUDA's sake",
         _forked_where_it_is_safe,
     ),
+    Patch(f"{_PT}.engine.mp_engine.zmq_rpc:zmq", "an idle engine polls a hundred times a second", _woken_by_messages),
     # the configuration
     Patch(
         "lmdeploy.messages:PytorchEngineConfig.__post_init__",

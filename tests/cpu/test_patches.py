@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import json
@@ -168,17 +169,47 @@ def test_the_command_is_lmdeploys():
 def test_a_process_of_one_thread_forks_its_engine_and_another_spawns_it():
     """In a process of its own, since this one has had threads."""
     code = """
-import multiprocessing, threading
+import gc, multiprocessing, threading
 from lab3.cpu.worker import Multiprocessing
 ours = Multiprocessing(multiprocessing)
-print(ours.get_context("spawn").get_start_method(), ours.get_context("forkserver").get_start_method())
+print(ours.get_context("forkserver").get_start_method(), gc.get_freeze_count() > 0)
+print(ours.get_context("spawn").get_start_method(), gc.get_freeze_count() > 0)
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
 print(ours.get_context("spawn").get_start_method(), ours.Manager is multiprocessing.Manager)
 stop.set()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["fork", "forkserver", "spawn", "True"]
+    assert done.stdout.split() == ["forkserver", "False", "fork", "True", "spawn", "True"]
+
+
+def test_an_idle_engine_sleeps_until_it_is_asked_or_ended():
+    import zmq.asyncio
+
+    from lab3.cpu.worker import Zmq
+
+    async def wait() -> None:
+        ours = Zmq(zmq)
+        with zmq.asyncio.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
+            one.bind("inproc://engine")
+            other.connect("inproc://engine")
+            poller = ours.asyncio.Poller()
+            poller.register(one, ours.POLLIN)
+            assert await poller.poll(timeout=0) == []
+            waiting = asyncio.ensure_future(poller.poll(timeout=10))
+            await asyncio.sleep(0.1)
+            assert not waiting.done(), "LMDeploy's looks up after 10 ms"
+            await other.send(b"ask")
+            assert await asyncio.wait_for(waiting, 10) == [(one, zmq.POLLIN)]
+            await one.recv()
+            assert await asyncio.wait_for(poller.poll(timeout=10), 10) == [], "and it does look up"
+            waiting = asyncio.ensure_future(poller.poll(timeout=10))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(wait())
 
 
 def test_what_was_there_before_is_found_and_what_is_not_replaced_is_not(cpu_device):
