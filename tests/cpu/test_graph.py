@@ -127,12 +127,6 @@ def test_recordings_that_were_not_used_for_long_are_forgotten(int4: Any, monkeyp
     runner(int4).reset()
 
 
-def test_fp32_has_no_recording_and_answers_all_the_same(cpu_device: None, embedded_model: Path):
-    with engine(embedded_model, dtype="float32") as pipe:
-        assert said(pipe, PROMPTS[:1])
-        assert runner(pipe)._graphs == {1: None}
-
-
 def test_what_the_operators_cannot_read_is_left_to_others(monkeypatch: pytest.MonkeyPatch):
     import torch
 

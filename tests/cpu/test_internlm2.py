@@ -35,7 +35,7 @@ def logits(folder: Path) -> torch.Tensor:
     """Of each of `IDS` [180, vocabulary], by LMDeploy's PyTorch engine in fp32."""
     from lmdeploy import PytorchEngineConfig, pipeline
 
-    config = PytorchEngineConfig(cache_max_entry_count=0.2, session_len=512, dtype="float32")
+    config = PytorchEngineConfig(cache_max_entry_count=0.05, session_len=512, dtype="float32")
     with pipeline(str(folder), backend_config=config, log_level="ERROR") as pipe:
         found: Any = pipe._run(coro=pipe.async_engine.async_get_logits(input_ids=[IDS])).result()[0]
     return found.float()

@@ -147,7 +147,7 @@ def test_16_bit_weights_are_kept_and_say_about_the_same(cpu_device, embedded_mod
 def test_a_quantized_cache_is_used_and_changes_little(
     cpu_device, embedded_model: Path, reference, tokenizer, quant_policy: int, at_least: float
 ):
-    with engine(embedded_model, dtype="float32", quant_policy=quant_policy) as pipe:
+    with engine(embedded_model, dtype="float16", quant_policy=quant_policy) as pipe:
         caches = pipe.async_engine.engine.executor.model_agent.cache_engine.gpu_cache
         assert str(caches[0][0].dtype) == "torch.uint8"
         assert caches[0][0].shape[-1] == 64 * quant_policy // 8
