@@ -20,8 +20,9 @@ from lab3.structure import RESIDUAL_BOUND, inspect_structure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 
-# Measured 1.115 with group size 64. Before the model was trained through the rounding it was 1.214.
-WORST_PERPLEXITY_RATIO = 1.13
+# Measured 1.042 with group size 64; 1.084 before the model was trained through the rounding that AWQ gives it, and
+# 1.214 before it was trained through any.
+WORST_PERPLEXITY_RATIO = 1.06
 
 
 @pytest.fixture
