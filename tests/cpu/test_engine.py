@@ -44,6 +44,7 @@ def cpu_device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB3_CPU_MEMORY", "6GiB")  # this process holds two engines and the reference
         cpu.install()
+        gc.collect()  # or an engine of another module that nobody has any more would stay for ever
         gc.freeze()  # each engine has all garbage looked for, three times, and a worker holds a million objects
         yield
         cpu.uninstall()
