@@ -91,8 +91,7 @@ def server_flags(
     }
     return [
         *["--backend", "turbomind" if engine == "turbomind" else "pytorch"],
-        # A prompt costs a CPU half a second, and each round of tool calls begins with the prompt of the one before.
-        *(["--device", "cpu", "--enable-prefix-caching"] if engine == "cpu" else []),
+        *(["--device", "cpu"] if engine == "cpu" else []),
         *["--quant-policy", str(QUANT_POLICY[kv_bits]), "--cache-max-entry-count", f"{cache_ratio:g}"],
         *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
         *["--log-level", "INFO"],  # WARNING shows neither how far the loading is nor how many KV blocks there are
