@@ -114,13 +114,17 @@ def test_eight_at_once_give_what_they_give_one_at_a_time(fp32: Any, fp32_answers
     assert [ids[:8] for ids in together] == alone
 
 
-def test_a_prompt_in_chunks_gives_what_it_gives_whole(cpu_device, embedded_model: Path, fp32: Any, fp32_answers):
-    with engine(embedded_model, dtype="float32", max_prefill_token_num=64) as chunked:
-        assert chunked.async_engine.engine.cache_config.max_prefill_token_num == 64
+def test_a_prompt_in_chunks_or_from_the_cache_gives_what_it_gives_whole(
+    cpu_device, embedded_model: Path, fp32: Any, fp32_answers
+):
+    with engine(embedded_model, dtype="float32", max_prefill_token_num=64, enable_prefix_caching=True) as pipe:
+        assert pipe.async_engine.engine.cache_config.max_prefill_token_num == 64
         long = PROMPTS[14]
-        response = answer(chunked, [long])[0]
-    assert response.input_token_len > 128, "two chunks at least"
-    assert response.token_ids == fp32_answers[14].token_ids
+        chunked, cached = answer(pipe, [long])[0], answer(pipe, [long])[0]
+        assert pipe.async_engine.engine.scheduler.block_trie.stats.num_hit_tokens >= 128
+    assert chunked.input_token_len > 128, "two chunks at least"
+    assert chunked.token_ids == fp32_answers[14].token_ids
+    assert cached.token_ids == fp32_answers[14].token_ids
 
 
 def test_a_seed_gives_the_same_answer_again_and_another_seed_another(fp32: Any):
