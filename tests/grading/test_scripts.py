@@ -118,8 +118,9 @@ def test_the_server_s_trouble_is_no_fail(fake: FakeOpenAI, graded: Callable[...,
 
 
 def test_a_server_that_hangs_until_the_time_is_over_is_no_fail_and_no_time_out_of_the_student_s(
-    fake: FakeOpenAI, graded: Callable[..., Graded]
+    fake: FakeOpenAI, graded: Callable[..., Graded], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("lab3.grading.subject.ATTEMPTS", 2)  # each of them waits for its time to be over
     fake.always = lambda _: Answer(hang=True)
     found = graded(chat=CHAT, wall_s=10)  # the script is long past its imports by then
     assert found.status == "infra_error"
