@@ -23,6 +23,22 @@ collect_rarely()
 os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
 
 
+# In this order two workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once
+# beside what mostly waits; then what computes beside what asks servers.
+_GROUPS = ("servers", "sandbox", "kernels", "engine", "web", "suite", "docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist the large groups come first, and among workers in the order that keeps both busy."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    group = next((str(name) for marker in item.iter_markers("xdist_group") for name in marker.args), "")
+    return _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for the whole run: under xdist each worker has its own base below a common one."""
