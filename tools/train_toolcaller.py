@@ -87,8 +87,7 @@ class Rounding:
 
 
 ROUNDING = Rounding()
-# How often, 4-bit weights or not, bits of keys and values: the lab's own, W4A16 with an int4 cache, most. (One run with
-# 0.60, 0.15, 0.10 and 0.15 made 432 of 438 first calls right in bf16, one with these 437; bench/RESULTS.md.)
+# How often, 4-bit weights or not, bits of keys and values: the lab's own, W4A16 with an int4 cache, most.
 MIXTURE = (
     (0.45, True, 4),
     (0.20, True, 8),
