@@ -149,7 +149,7 @@ class CpuAttention(AttentionImpl):  # type: ignore[misc]
         first = 0
         for new_tokens, length, blocks in zip(meta.query_lengths, meta.kv_lengths, meta.blocks, strict=True):
             last = first + new_tokens
-            if new_tokens == 1:
+            if meta.is_decoding:  # and not: one new token, which may be a prompt's whose others are in the cache
                 sequence = blocks, size, length, self.scale, 0, self.num_kv_heads
                 kernels.attend(queries[first], *cached, *sequence, written[first])  # type: ignore[call-arg]
             else:

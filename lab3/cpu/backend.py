@@ -54,7 +54,7 @@ class CpuOpsBackend(DefaultOpsBackend):  # type: ignore[misc]
     def update_step_context(cls, step_context: Any) -> Any:
         metadata = build_metadata(step_context)
         cores.take(0)  # what is worth more says so itself
-        begin_step(metadata.query_lengths)
+        begin_step(metadata.query_lengths, is_decoding=metadata.is_decoding)
         graph.begin(metadata)
         step_context.attn_metadata = metadata
         return step_context

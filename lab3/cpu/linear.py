@@ -2,14 +2,15 @@
 
 A matrix product's last bits depend on how many rows it has, and a greedy answer can depend on those bits. So that a
 request gets the same answer alone and among others, each sequence's rows are multiplied by themselves where torch's
-kernel does not treat rows independently.
+kernel does not treat rows independently. With 4-bit weights each row is, so that what a prompt gives does not even
+depend on how much of it was in the cache already (LMDeploy's prefix caching) or on how it was cut into chunks.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +24,13 @@ from lab3.cpu.compiled import stored
 from lab3.cpu.graph import decoding
 from lab3.cpu.replay import ADD, TIMES_4, TIMES_16
 
-# From so many rows of a sequence on, weights made fp32 for one product gain.
-_LONG = 64
-_SLICE_ELEMENTS = 2**19  # of them at a time: 2 MiB, as much as the processor keeps at hand
-_SLICE_BLOCKS = 4  # of outputs at least: narrower products are slow
-_DEQUANTIZING = 16  # multiplications that take as long as making a weight fp32
 _TASKS = 2 * cores.ALL  # that a product of a decoding step is cut into
 _step = threading.local()
 
 
-def begin_step(query_lengths: Sequence[int]) -> None:
+def begin_step(query_lengths: Sequence[int], *, is_decoding: bool) -> None:
     """Tell the layers which rows of this thread's next forward pass belong together: those of one sequence each."""
-    _step.lengths = list(query_lengths)
+    _step.lengths, _step.is_decoding = list(query_lengths), is_decoding
 
 
 def _lengths(rows: int) -> list[int]:
@@ -113,7 +109,7 @@ def build_w4a16(spec: LinearW4A16BuildSpec) -> LinearW4A16Impl:
 
 
 class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
-    """AWQ weights, (code - zero) * scale, of any group size; dequantized for one product with a long prompt at most."""
+    """AWQ weights, (code - zero) * scale, of any group size; a prompt's product dequantizes a block at a time."""
 
     def __init__(self, spec: LinearW4A16BuildSpec) -> None:
         self.spec = spec
@@ -138,55 +134,25 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         rows = x.reshape(-1, self.spec.in_features)
         out = rows.new_empty(len(rows), self.spec.out_features)
         weights = stored(qweight), stored(scales), stored(qzeros)
-        lengths = _lengths(len(rows))
-        if max(lengths) < _LONG:
-            if step := decoding(out, rows):
-                blocks, k = qweight.shape[:2]
-                facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
-                reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
-                step.do(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **facts)
-            else:
-                _times_4_bits(rows, weights, out)
+        if step := decoding(out, rows):
+            blocks, k = qweight.shape[:2]
+            facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
+            reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
+            step.do(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **facts)
+        elif getattr(_step, "is_decoding", True):
+            _times_4_bits(rows, weights, out)
         else:
-            # By the length of each sequence: a request must not be computed otherwise for being in company.
-            parts = list(zip(rows.split(lengths), out.split(lengths), strict=True))
-            for part, result in parts:
-                if len(part) < _LONG:
-                    _times_4_bits(part, weights, result)
-            self._times_dense([pair for pair in parts if len(pair[0]) >= _LONG], weights)
+            _prompt_times_4_bits(rows, weights, out)
         return _with_bias(out, None if bias is None else bias.to(x.dtype)).view(*x.shape[:-1], -1)
 
-    def _times_dense(self, parts: list[tuple[Tensor, Tensor]], weights: tuple[Any, Any, Any]) -> None:
-        """Pairs of rows and where their products go, by slices of the outputs whose weights are dequantized to fp32."""
-        inputs, outputs, blocks = self.spec.in_features, self.spec.out_features, len(weights[0])
-        at_once = min(blocks, max(_SLICE_BLOCKS, _SLICE_ELEMENTS // (products.BLOCK * inputs)))
-        wide = [part.float() for part, _ in parts]
-        for first in range(0, blocks, at_once):
-            last = min(first + at_once, blocks)
-            dense = _scratch(inputs * (last - first) * products.BLOCK).view(inputs, -1)
-            _dequantize(weights, first, last, dense)
-            columns = slice(first * products.BLOCK, min(last * products.BLOCK, outputs))
-            dense = dense[:, : columns.stop - columns.start]
-            for part, (_, result) in zip(wide, parts, strict=True):
-                cores.take(len(part) * dense.numel())
-                result[:, columns] = part @ dense
-        cores.take(0)
 
+def _prompt_times_4_bits(rows: Tensor, weights: tuple[Any, Any, Any], out: Tensor) -> None:
+    x, written = stored(rows.float().contiguous()), stored(out)
 
-def _dequantize(weights: tuple[Any, Any, Any], first: int, last: int, dense: Tensor) -> None:
-    out = stored(dense)
+    def multiply(first: int, last: int) -> None:
+        products.prompt_times_4_bits(x, *weights, cores.ALL, first, last, written)
 
-    def dequantize(begin: int, end: int) -> None:
-        products.dequantize(*weights, first + begin, first + end, out[:, begin * products.BLOCK :])
-
-    cores.in_parts(last - first, _DEQUANTIZING * dense.numel(), dequantize)
-
-
-def _scratch(elements: int) -> Tensor:
-    """Some fp32 numbers of this thread's: new memory costs more to get than to fill."""
-    if not hasattr(_step, "scratch") or len(_step.scratch) < elements:
-        _step.scratch = torch.empty(elements)
-    return cast(Tensor, _step.scratch)[:elements]
+    cores.in_parts(len(weights[0]) * cores.ALL, rows.numel() * out.size(1), multiply)
 
 
 def _times_4_bits(rows: Tensor, weights: tuple[Any, Any, Any], out: Tensor) -> None:

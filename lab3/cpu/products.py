@@ -1,4 +1,5 @@
-"""Matrix products with weights of 16 and of 4 bits, which are turned into fp32 in registers and read from memory once.
+"""Matrix products with weights of 16 and of 4 bits, which are turned into fp32 in registers, or for prompts in a core's
+own cache, and read from memory once.
 
 Each row of the result is computed in one order, whatever the number of rows: a request gets the same bits alone and
 among others. Products and sums are fp32. The inner loops are written in LLVM's own vectors of sixteen numbers, for
@@ -23,6 +24,8 @@ from lab3.cpu.compiled import FAST, ZERO, compiled, load, store
 
 BLOCK = 64  # outputs that lie together in the layout of 4-bit weights
 _ROWS, _COLUMNS = 4, 4  # of a tile, which has a register for each: as many as leave room for the weights
+_PROMPT_ROWS = 6  # of a tile whose weights are fp32 already
+_DEPTH = 2048  # inputs of a block whose weights are fp32 at a time: 512 KiB, which stay in a core's own cache
 _LANES = 16
 _I8, _I16, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, _LANES)
@@ -315,19 +318,56 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
 
 
 @compiled(fastmath=FAST)
-def dequantize(codes: Any, scales: Any, zeros: Any, first: int, last: int, out: Any) -> None:
-    """Blocks `first` to `last` of 4-bit weights as in `times_4_bits` → out fp32 [k, (last - first) * BLOCK]."""
-    groups, inputs = scales.shape[0], codes.shape[1]
-    size, step = inputs // groups, out.strides[0]
+def prompt_times_4_bits(
+    x: Any, codes: Any, scales: Any, zeros: Any, parts: int, first: int, last: int, out: Any
+) -> None:
+    """As `times_4_bits` for the many rows of prompts, x being fp32: a block's weights are made fp32 once for all rows.
+
+    Each block's rows are cut into `parts`; this computes those from `first` to `last` of all blocks' parts.
+    """
+    rows, k = x.shape
+    n, size = out.shape[1], k // scales.shape[0]
+    depth = min(k, max(1, _DEPTH // size) * size)
+    weights = np.empty((depth, BLOCK), np.float32)
     factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    for block in range(first, last):
-        for group in range(groups):
-            for i in range(BLOCK):
-                factor[i] = load(scales[group, BLOCK * block + i])
-                offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
-            source = codes.ctypes.data + (block * inputs + group * size) * (BLOCK // 2)
-            to = out.ctypes.data + group * size * step + 4 * BLOCK * (block - first)
-            _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to, step)
+    sums, more = np.empty((rows, BLOCK), np.float32), np.empty((_PROMPT_ROWS, BLOCK), np.float32)
+    to, step = weights.ctypes.data, 4 * BLOCK
+    for block in range(first // parts, -(-last // parts)):
+        begin = rows * max(0, first - block * parts) // parts
+        end = rows * min(parts, last - block * parts) // parts
+        for start in range(0, k, depth):
+            inputs = min(depth, k - start)
+            for group in range(start // size, (start + inputs) // size):
+                for i in range(BLOCK):
+                    factor[i] = load(scales[group, BLOCK * block + i])
+                    offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
+                source = codes.ctypes.data + (block * k + group * size) * (BLOCK // 2)
+                _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to + (group * size - start) * step, step)
+            for row in range(begin, end, _PROMPT_ROWS):
+                count, at = min(_PROMPT_ROWS, end - row), x.ctypes.data + 4 * (row * k + start)
+                if start == 0:
+                    _prompt_tile(count, at, 4 * k, to, inputs, sums.ctypes.data + row * step)
+                else:
+                    _prompt_tile(count, at, 4 * k, to, inputs, more.ctypes.data)
+                    for r in range(count):
+                        for i in range(BLOCK):
+                            sums[row + r, i] += more[r, i]
+        for row in range(begin, end):
+            for i in range(min(BLOCK, n - block * BLOCK)):
+                out[row, block * BLOCK + i] = store(out, sums[row, i])
+
+
+@compiled()
+def _prompt_tile(count: int, x: Any, x_step: int, weights: Any, inputs: int, sums: Any) -> None:
+    """At most `_PROMPT_ROWS` rows of x times `weights` [inputs, BLOCK] → `sums`; the rest as pairs and a single one."""
+    if count == _PROMPT_ROWS:
+        tile_of_floats(_PROMPT_ROWS, x, x_step, weights, 4 * BLOCK, inputs, sums, 4 * BLOCK)
+    else:
+        for row in range(0, count - 1, 2):
+            tile_of_floats(2, x + row * x_step, x_step, weights, 4 * BLOCK, inputs, sums + row * 4 * BLOCK, 4 * BLOCK)
+        if count % 2:
+            at, to = x + (count - 1) * x_step, sums + (count - 1) * 4 * BLOCK
+            tile_of_floats(1, at, x_step, weights, 4 * BLOCK, inputs, to, 4 * BLOCK)
 
 
 def blocks_of_codes(codes: Tensor) -> Tensor:

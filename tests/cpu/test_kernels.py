@@ -305,9 +305,9 @@ class TestWeightsOf16Bits:
         from lab3.cpu.linear import CpuLinear, begin_step
 
         x, weight = numbers(8, 576, dtype=dtype), numbers(20_000, 576, dtype=dtype, seed=1, spread=0.1)
-        begin_step([1] * 8)
+        begin_step([1] * 8, is_decoding=True)
         together = CpuLinear().forward(x, weight)
-        begin_step([1])
+        begin_step([1], is_decoding=True)
         alone = torch.cat([CpuLinear().forward(row, weight) for row in x.split(1)])
         assert torch.equal(together, alone)
         close(together, x.double() @ weight.double().t(), dtype)
@@ -316,9 +316,9 @@ class TestWeightsOf16Bits:
         from lab3.cpu.linear import CpuLinear, begin_step
 
         x, weight = numbers(41, 576, dtype=torch.float16), numbers(300, 576, dtype=torch.float16, seed=1)
-        begin_step([40, 1])
+        begin_step([40, 1], is_decoding=False)
         among = CpuLinear().forward(x, weight)[40:]
-        begin_step([1])
+        begin_step([1], is_decoding=True)
         assert torch.equal(among, CpuLinear().forward(x[40:], weight))
 
     @pytest.mark.parametrize("other", [torch.float32, None], ids=["fp32", "every second"])

@@ -31,10 +31,14 @@ def build(*, inputs: int, outputs: int, group: int):
 
 
 @pytest.mark.parametrize("group", [16, 24, 32, 48, 64, 96, 128, 192])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 130])
+@pytest.mark.parametrize(
+    ("rows", "is_decoding"), [(1, True), (2, True), (3, True), (7, True), (1, False), (131, False)]
+)
 @pytest.mark.parametrize("outputs", [320, 328])
-def test_an_awq_layer_equals_the_dequantized_reference(group: int, rows: int, outputs: int):
+def test_an_awq_layer_equals_the_dequantized_reference(group: int, rows: int, is_decoding: bool, outputs: int):
     from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
+
+    from lab3.cpu.linear import begin_step
 
     inputs = group * 8
     qweight, scales, qzeros = awq_layer(inputs=inputs, outputs=outputs, group=group)
@@ -43,6 +47,7 @@ def test_an_awq_layer_equals_the_dequantized_reference(group: int, rows: int, ou
     bias = torch.linspace(-1, 1, outputs).half()
 
     impl = build(inputs=inputs, outputs=outputs, group=group)
+    begin_step([1] * rows if is_decoding else [rows], is_decoding=is_decoding)
     out = impl.forward(x, *impl.update_weights(qweight, scales, qzeros, bias))
 
     expected = x.double() @ weight + bias.double()
@@ -83,28 +88,30 @@ def test_a_half_precision_layer_is_as_exact_as_its_type(rows: int):
     torch.testing.assert_close(out.double(), expected, rtol=2e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("outputs", [320, 336])
-def test_a_long_prompt_is_multiplied_by_the_same_weights_a_slice_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, outputs: int
+@pytest.mark.parametrize("group", [64, 96, 768])
+def test_the_inputs_of_a_prompt_are_taken_as_many_at_a_time_as_a_core_keeps_at_hand(
+    monkeypatch: pytest.MonkeyPatch, group: int
 ):
+    """More of them than `_DEPTH`, which is no multiple of every group size: the last part is shorter."""
     from lmdeploy.pytorch.backends.default.awq_modules import dequantize_gemm
 
-    from lab3.cpu import linear
+    from lab3.cpu import cores, linear, products
 
-    qweight, scales, qzeros = awq_layer(inputs=512, outputs=outputs, group=64)
-    impl = build(inputs=512, outputs=outputs, group=64)
+    inputs = 4608
+    assert inputs > 2 * products._DEPTH
+    qweight, scales, qzeros = awq_layer(inputs=inputs, outputs=136, group=group)
+    impl = build(inputs=inputs, outputs=136, group=group)
     weights = impl.update_weights(qweight, scales, qzeros)
-    x = torch.randn(100, 512, generator=torch.Generator().manual_seed(0)).half()
-    linear.begin_step([100])
-    product = x.double() @ dequantize_gemm(qweight, qzeros, scales, 4, 64).double()
-    for slices in (1, 3, 10):
-        monkeypatch.setattr(linear, "_SLICE_ELEMENTS", 512 * 64 * 6 // slices)
-        monkeypatch.setattr(linear, "_LONG", 64)
-        out = impl.forward(x, *weights)
-        assert (out.double() - product).norm() < 5e-4 * product.norm()
-        monkeypatch.setattr(linear, "_LONG", 1000)
-        # What the short ones' operator makes of them is the same, to fp16's own rounding.
-        torch.testing.assert_close(impl.forward(x, *weights), out, rtol=2e-3, atol=2e-3)
+    x = torch.randn(29, inputs, generator=torch.Generator().manual_seed(0)).half()
+    product = x.double() @ dequantize_gemm(qweight, qzeros, scales, 4, group).double()
+    linear.begin_step([29], is_decoding=False)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(cores, "ALL", threads)
+        found.append(impl.forward(x, *weights))
+        assert (found[-1].double() - product).norm() < 5e-4 * product.norm()
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 9])
@@ -115,24 +122,21 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(rows: int):
     impl = build(inputs=192, outputs=136, group=48)
     weights = impl.update_weights(qweight, scales, qzeros)
     x = torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows)).half()
-    begin_step([1] * rows)
+    begin_step([1] * rows, is_decoding=True)
     together = impl.forward(x, *weights)
-    begin_step([1])
     assert torch.equal(together, torch.cat([impl.forward(row, *weights) for row in x.split(1)]))
 
 
-def test_a_long_sequence_gives_the_same_bits_alone_and_in_company_and_so_do_the_others():
+def test_a_prompt_s_row_gives_the_same_bits_whatever_is_multiplied_with_it():
+    """Alone, in company, in chunks, or after rows whose keys and values are in the cache already."""
     from lab3.cpu.linear import begin_step
 
     qweight, scales, qzeros = awq_layer(inputs=512, outputs=320, group=64)
     impl = build(inputs=512, outputs=320, group=64)
     weights = impl.update_weights(qweight, scales, qzeros)
     x = torch.randn(111, 512, generator=torch.Generator().manual_seed(0)).half()
-    parts = [10, 70, 1, 30]
-    begin_step(parts)
+    begin_step([10, 70, 1, 30], is_decoding=False)
     together = impl.forward(x, *weights)
-    alone = []
-    for part in x.split(parts):
-        begin_step([len(part)])
-        alone.append(impl.forward(part, *weights))
-    assert torch.equal(together, torch.cat(alone))
+    for size in (1, 2, 5, 6, 7, 64):
+        begin_step([size], is_decoding=False)
+        assert torch.equal(together, torch.cat([impl.forward(part, *weights) for part in x.split(size)]))

@@ -68,6 +68,41 @@ def test_a_quantized_model_says_about_what_its_weights_say_dequantized(int4: Any
     assert runner(int4)._graphs[10].proved
 
 
+def test_a_prompt_in_chunks_or_from_the_cache_has_the_bits_that_it_has_whole(
+    int4: Any, w4a16: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """LMDeploy's prefix caching changes no number of what the output layer gets."""
+    import torch
+
+    from lab3.cpu.graph import CpuGraphRunner
+
+    hidden: list[torch.Tensor] = []
+    run = CpuGraphRunner.__call__
+
+    def noting(self: Any, **inputs: Any) -> Any:
+        out = run(self, **inputs)
+        hidden.append(out[0, -1].clone())
+        return out
+
+    monkeypatch.setattr(CpuGraphRunner, "__call__", noting)
+
+    def ask(pipe: Any) -> torch.Tensor:
+        answer(pipe, [PROMPTS[14] + PROMPTS[3]], max_new_tokens=4)
+        return torch.stack(hidden[-4:])  # after the prompt, and after each new token that was read
+
+    caching = {"quant_policy": 4, "dtype": "auto", "enable_prefix_caching": True}
+    with engine(w4a16, max_prefill_token_num=64, **caching) as pipe:
+        chunked = ask(pipe)
+        steps = len(hidden)
+        cached = ask(pipe)
+        assert pipe.async_engine.engine.scheduler.block_trie.stats.num_hit_tokens >= 128
+        assert steps > len(hidden) - steps, "chunks were computed the first time only"
+    whole = ask(int4)
+    assert len({tuple(each.tolist()) for each in whole}) == 4
+    assert torch.equal(chunked, whole)
+    assert torch.equal(cached, whole)
+
+
 def test_answers_do_not_depend_on_who_helps(int4: Any, monkeypatch: pytest.MonkeyPatch):
     from lab3.cpu import cores
 
