@@ -82,9 +82,10 @@ def server_flags(
     for name, value in {"session_len": session_len, "max_batch_size": max_batch_size}.items():
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} is not a positive number", todo="leave it out for LMDeploy's own choice")
+    is_awq = _quant_method(config) == "awq"
     optional = {
         "--dtype": dtype,
-        "--model-format": "awq" if _quant_method(config) == "awq" else None,
+        "--model-format": "awq" if is_awq else None,
         "--session-len": session_len,
         "--max-batch-size": max_batch_size,
         "--tool-call-parser": tool_call_parser,
@@ -94,6 +95,9 @@ def server_flags(
         *(["--device", "cpu"] if engine == "cpu" else []),
         *["--quant-policy", str(QUANT_POLICY[kv_bits]), "--cache-max-entry-count", f"{cache_ratio:g}"],
         *(word for flag, value in optional.items() if value is not None for word in (flag, str(value))),
+        # A prompt costs a CPU half a second, and each round of tool calls begins with the prompt of the one before. The
+        # bits of an answer do not depend on what the cache held where the weights have 4 (lab3/cpu/linear.py).
+        *(["--enable-prefix-caching"] if engine == "cpu" and is_awq else []),
         *["--log-level", "INFO"],  # WARNING shows neither how far the loading is nor how many KV blocks there are
     ]
 

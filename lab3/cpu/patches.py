@@ -170,6 +170,14 @@ def _allocate_on_cpu(original: Any) -> Any:
     return allocate
 
 
+def _prompts_only(original: Any) -> Any:
+    def allocate(self: Any, seq: Any) -> None:
+        if seq.num_new_tokens == 0:
+            original(self, seq)
+
+    return allocate
+
+
 def _state_caches_on_cpu(original: Any) -> Any:
     def _allocate_state_caches(tensor_specs: Any, num_caches: int, device: Any) -> Any:
         return original(tensor_specs, num_caches, "cpu" if device == "cuda" else device)
@@ -304,6 +312,12 @@ PATCHES: tuple[Patch, ...] = (
         "the state caches' device is the literal 'cuda'",
         _state_caches_on_cpu,
         ("tensor_specs", "num_caches", "device"),
+    ),
+    Patch(
+        f"{_PT}.paging.block_trie.trie:BlockTrie.allocate",
+        "prefix caching keeps what decoding steps wrote, too, which has other last bits than a prompt with that answer",
+        _prompts_only,
+        ("self", "seq"),
     ),
     Patch(
         f"{_PT}.engine.mp_engine.zmq_engine:ZMQMPEngine._mp_proc",

@@ -68,11 +68,22 @@ def test_a_quantized_model_says_about_what_its_weights_say_dequantized(int4: Any
     assert runner(int4)._graphs[10].proved
 
 
+def _with_one_token_over(size: int, tokenizer: Any) -> str:
+    """A question whose prompt has one token more than a few times `size`."""
+    for more in range(size):
+        text = PROMPTS[14] + "fox " * more
+        messages = [{"role": "user", "content": text}]
+        if len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)) % size == 1:
+            return text
+    raise AssertionError("a word is always some tokens")
+
+
 def test_a_prompt_in_chunks_or_from_the_cache_has_the_bits_that_it_has_whole(
-    int4: Any, w4a16: Path, monkeypatch: pytest.MonkeyPatch
+    int4: Any, w4a16: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """LMDeploy's prefix caching changes no number of what the output layer gets."""
+    """LMDeploy's prefix caching changes no number of what the output layer gets, and no later turn's."""
     import torch
+    from lmdeploy import GenerationConfig
 
     from lab3.cpu.graph import CpuGraphRunner
 
@@ -86,21 +97,31 @@ def test_a_prompt_in_chunks_or_from_the_cache_has_the_bits_that_it_has_whole(
 
     monkeypatch.setattr(CpuGraphRunner, "__call__", noting)
 
-    def ask(pipe: Any) -> torch.Tensor:
-        answer(pipe, [PROMPTS[14] + PROMPTS[3]], max_new_tokens=4)
+    first = [{"role": "user", "content": _with_one_token_over(64, tokenizer)}]
+
+    def ask(pipe: Any, messages: list[dict[str, str]]) -> torch.Tensor:
+        pipe([messages], gen_config=GenerationConfig(do_sample=False, max_new_tokens=4))
         return torch.stack(hidden[-4:])  # after the prompt, and after each new token that was read
 
+    (said,) = int4([first], gen_config=GenerationConfig(do_sample=False, max_new_tokens=80, ignore_eos=True))
+    second = [*first, {"role": "assistant", "content": said.text}, {"role": "user", "content": "Go on."}]
+    whole = [ask(int4, first), ask(int4, second)]
+    assert len({tuple(each.tolist()) for each in torch.cat(whole)}) == 8
     caching = {"quant_policy": 4, "dtype": "auto", "enable_prefix_caching": True}
     with engine(w4a16, max_prefill_token_num=64, **caching) as pipe:
-        chunked = ask(pipe)
-        steps = len(hidden)
-        cached = ask(pipe)
-        assert pipe.async_engine.engine.scheduler.block_trie.stats.num_hit_tokens >= 128
-        assert steps > len(hidden) - steps, "chunks were computed the first time only"
-    whole = ask(int4)
-    assert len({tuple(each.tolist()) for each in whole}) == 4
-    assert torch.equal(chunked, whole)
-    assert torch.equal(cached, whole)
+        hits = pipe.async_engine.engine.scheduler.block_trie.stats
+        before = len(hidden)
+        assert torch.equal(ask(pipe, first), whole[0])
+        assert len(hidden) - before > 4, "the prompt was computed in chunks"
+        assert hits.num_hit_tokens == 0
+        (again,) = pipe([first], gen_config=GenerationConfig(do_sample=False, max_new_tokens=80, ignore_eos=True))
+        assert again.token_ids == said.token_ids
+        prompt = said.input_token_len - 1
+        assert prompt % 64 == 0
+        assert hits.num_hit_tokens == prompt
+        assert torch.equal(ask(pipe, first), whole[0])
+        assert torch.equal(ask(pipe, second), whole[1])
+        assert hits.num_hit_tokens == 3 * prompt, "what the model said itself is computed as any other prompt"
 
 
 def test_answers_do_not_depend_on_who_helps(int4: Any, monkeypatch: pytest.MonkeyPatch):

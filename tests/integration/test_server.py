@@ -210,6 +210,21 @@ def test_it_adds_then_multiplies_by_its_own_choice(quantized_server: RunningServ
     assert numbers_in(run.answer) == [16]
 
 
+def test_what_it_has_read_it_does_not_read_again(quantized_server: RunningServer):
+    """LMDeploy's prefix caching: a round of tool calls begins with the prompt of the one before."""
+    settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0}
+    before = metric(quantized_server, "cached_tokens_total")
+    first = funcall.run_tools("What is 31 + 45?", **settings)
+    between = metric(quantized_server, "cached_tokens_total")
+    again = funcall.run_tools("What is 31 + 45?", **settings)
+    after = metric(quantized_server, "cached_tokens_total")
+    assert len(first.rounds) == 2
+    usage = [each.usage.prompt_tokens for each in first.rounds if each.usage is not None]
+    assert between - before >= usage[0] - usage[0] % 64, "the second round's prompt begins with the first's"
+    assert after - between >= sum(usage) - sum(tokens % 64 for tokens in usage) - 64
+    assert (again.answer, [call.arguments for call in again.calls]) == (first.answer, [{"a": 31, "b": 45}])
+
+
 @pytest.mark.parametrize("question", ["Tell me a story about a fox.", "介绍一下你自己", "What is 20 minus 4?"])
 def test_it_calls_nothing_where_nothing_fits(quantized_server: RunningServer, question: str):
     settings: dict[str, Any] = {"base_url": quantized_server.base_url, "temperature": 0.0, "max_tokens": 48}

@@ -395,16 +395,18 @@ class TestTheCommandLine:
         assert "--tool-call-parser internlm" in words
         assert words.endswith("--tp 1")
         assert "--device" not in words
+        assert "--enable-prefix-caching" not in words, "on a card the lab's own flags are enough"
         server.stop()
 
     def test_without_a_gpu_labs_cpu_device_serves(self):
         assert launcher_of("cpu") == [sys.executable, "-m", "lab3.cpu", "lmdeploy"]
 
-    def test_lmdeploy_itself_accepts_every_flag(self, model):
+    @pytest.mark.parametrize("engine", ["pytorch", "cpu"])
+    def test_lmdeploy_itself_accepts_every_flag(self, model, engine):
         """Its parser is asked, so that a flag renamed in a new release is caught without a model or a GPU."""
         flags = server_flags(
             read_config(write_model(model.parent / "awq", AWQ)),
-            engine="pytorch",
+            engine=engine,
             kv_bits=8,
             cache_ratio=0.5,
             session_len=2048,
