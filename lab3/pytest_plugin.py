@@ -32,6 +32,7 @@ _MARKERS = {
     "cluster": "starts a local Ray cluster (run by `tox -e cluster`)",
     "needs_browser": "needs Chromium and its driver",
 }
+_SEEN_IN_SCRIPTS = frozenset({"chat", "tools", "nonce", "scripts"})  # sections of the evidence on a submission
 _VERDICT = pytest.StashKey["Verdict"]()
 _SETTINGS = pytest.StashKey["Settings"]()
 
@@ -273,8 +274,8 @@ def verdict(check: Check, lab3_subject: Subject, request: pytest.FixtureRequest)
     from lab3.verdicts import verdict_of
 
     evidence = lab3_subject.evidence(*check.sections)
-    if lab3_subject.name == "submission":
-        lab3_subject.evidence("scripts")
+    if lab3_subject.name == "submission" and _SEEN_IN_SCRIPTS.intersection(check.sections):
+        lab3_subject.evidence("scripts")  # for the report; nothing else needs a server for what the folder shows
     found = verdict_of(check, evidence)
     if found.status == "fail" and check.section in ("chat", "tools", "samples"):
         looked = lab3_subject.evidence("diagnosis")

@@ -92,7 +92,7 @@ def test_a_submitted_folder_is_inspected_served_and_its_scripts_are_run_against_
     ("spoil", "checks", "failing"),
     [
         (lambda model: _set_bits(model, 8), "quantize.w4a16", {"quantize.w4a16"}),
-        (lambda model: _cut_short(model), "quantize.structure", {"quantize.structure"}),
+        (lambda model: _cut_short(model), "quantize.structure or chat.answer", {"quantize.structure", "chat.answer"}),
         (lambda model: _hide_tools(model), "tools.add", {"tools.add", "tools.add_arguments"}),
     ],
     ids=["bits", "a shard cut short", "a template without tools"],
@@ -105,6 +105,7 @@ def test_a_submission_with_a_fault_fails_and_is_no_trouble_of_the_machine(
     assert code == 1, said
     assert {name for name, each in verdicts.items() if each["status"] == "fail"} == failing
     assert "Traceback" not in said
+    assert (tmp_path / "out/logs").exists() == ("chat" in checks), "what the folder itself shows needs no server"
 
 
 def test_a_cache_that_the_keys_do_not_bear_is_blamed_for_calls_that_come_wrong(submission: Path, tmp_path: Path):
