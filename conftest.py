@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under pytest-xdist the large groups come first, and among workers in the order that keeps both busy."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=_turn)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests is no garbage, and pytest looks for some five times at its end."""
+    gc.freeze()
 
 
 def _turn(item: pytest.Item) -> int:

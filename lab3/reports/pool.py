@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import psutil
 
+from lab3.garbage import collect_rarely
 from lab3.serve_guard import die_with_parent
 
 J = TypeVar("J")
@@ -174,6 +175,7 @@ def _serve(pipe: Connection, work: Callable[[J], R]) -> None:
     """A worker's life, until its pipe is closed: by who started it, or with it. A job that hangs ends with it, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    collect_rarely()
     if (parent := multiprocessing.parent_process()) is not None and not parent.is_alive():
         return
     while True:

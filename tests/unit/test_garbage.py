@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +33,12 @@ def test_who_wants_none_gets_none():
     gc.set_threshold(0, 10, 10)
     collect_rarely()
     assert gc.get_threshold()[0] == 0
+
+
+@pytest.mark.parametrize(("times", "frozen"), [(0, False), (1, True), (2, True)])
+def test_a_process_that_ends_looks_for_none(times: int, frozen: bool):
+    # What is registered first is called last.
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import lab3.garbage"
+    calls = "; lab3.garbage.collect_rarely()" * times
+    done = subprocess.run([sys.executable, "-c", code + calls], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(frozen)]
