@@ -17,6 +17,7 @@ from lab3.protocol_probe import server_sent_events
 CHAT_PATH = "/v1/chat/completions"
 _DEEPEST = 32  # levels of a JSON value: nothing honest has more, and much of Python's library recurses
 _BUSY = (408, 409, 425, 429)  # refusals that are not about what was asked
+_MOST_OF_A_CHARACTER = 4  # tokens: a token is a byte of UTF-8 at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,11 @@ def _turn(exchange: Exchange) -> Turn:
             faults.append("the answer ended without a finish_reason")
         if answer is None and not exchange.error and not faults:
             faults.append("the answer holds no choice")
+        if answer and _lost_its_text(answer):
+            faults.append(
+                f"{_completion_tokens(answer)} tokens came without any text; where max_tokens cuts a character in two, "
+                "LMDeploy drops what it has not sent yet"
+            )
         # What is missing because somebody hung up, or because no more is recorded, is no fault of its own.
         if not exchange.error and not exchange.truncated:
             problems += [Problem(kind="bad_answer", fault="server", text=fault) for fault in faults]
@@ -170,6 +176,17 @@ def _turn(exchange: Exchange) -> Turn:
         ended_s=exchange.ended_s,
         problems=tuple(problems),
     )
+
+
+def _lost_its_text(answer: Answer) -> bool:
+    """Whether LMDeploy's detokenizer lost all of a cut answer (0.18): an unstreamed one comes in a single piece."""
+    cut = answer.finish_reason == "length" and answer.text == "" and not answer.calls
+    return cut and _completion_tokens(answer) > _MOST_OF_A_CHARACTER
+
+
+def _completion_tokens(answer: Answer) -> int:
+    told = answer.usage.get("completion_tokens") if isinstance(answer.usage, dict) else None
+    return told if isinstance(told, int) else 0
 
 
 def _recorded(exchange: Exchange, request: dict[str, Any]) -> tuple[protocol_facts.Exchange, list[str]]:

@@ -160,6 +160,27 @@ def test_an_answer_that_is_none_is_the_servers_fault(answer, told):
 
 
 @pytest.mark.parametrize(
+    ("reason", "text", "tokens", "made", "fault"),
+    [
+        pytest.param("length", "", 5, (), "server", id="more tokens than a character has, and no text"),
+        pytest.param("length", "", 4, (), None, id="a character that was cut"),
+        pytest.param("length", "\n", 5, (), None, id="white space is what it said"),
+        pytest.param("stop", "", 5, (), None, id="it ended by itself"),
+        pytest.param("length", "", 5, (call("add", "{}"),), None, id="a call"),
+        pytest.param("length", "", None, (), None, id="nobody tells how many"),
+    ],
+)
+def test_a_cut_answer_whose_text_was_lost_is_the_servers_fault(reason, text, tokens, made, fault):
+    answer = said(text, *made)
+    answer["choices"][0]["finish_reason"] = reason
+    answer["usage"] = {"prompt_tokens": 7, "completion_tokens": tokens}
+
+    turn = read(request=asked([user("hi")]), answer=answer)
+
+    assert trouble(turn) == ([("bad_answer", fault)] if fault else [])
+
+
+@pytest.mark.parametrize(
     ("status", "kind", "fault"),
     [
         (400, "refused", "client"),
