@@ -37,23 +37,33 @@ def blame(verdict: Verdict, section: str, evidence: Evidence) -> Blame | None:
 
 
 def _cause(section: str, evidence: Evidence) -> tuple[Whose, str, str]:
+    asked_again = evidence.diagnosis.right_by_kv_bits if evidence.diagnosis and section in ("tools", "samples") else {}
+    wrong, right = (
+        [bits for bits in sorted(map(int, asked_again)) if asked_again[str(bits)] is it] for it in (False, True)
+    )
+    if (
+        wrong and right
+    ):  # one server and one question, with nothing else changed: that explains what the wire showed, too
+        return (
+            "kv_cache",
+            f"kv_int{wrong[0]}",
+            f"asked by lab3 itself it calls wrong with a KV cache of {wrong[-1]} bits and right with {right[0]}: "
+            f"serve it with --quant-policy {QUANT_POLICY[right[0]]}, or choose a model whose keys bear int{wrong[0]}",
+        )
     if section == "tools" and (found := next(filter(None, map(_cause_on_the_wire, evidence.tools)), None)):
         return found
-    right = evidence.diagnosis.right_by_kv_bits if evidence.diagnosis else {}
-    if section in ("tools", "samples") and right:
-        good = sorted((int(bits) for bits, is_right in right.items() if is_right))
-        if good:
-            return (
-                "kv_cache",
-                "kv_int4",
-                f"asked again with a KV cache of {good[0]} bits the model calls right: int4 costs it the calls; "
-                f"serve it with --quant-policy {QUANT_POLICY[good[0]]}, or choose a model whose keys bear int4",
-            )
-        told = " and ".join(sorted(right, key=int))
+    if right:
+        return (
+            "subject",
+            "asked_otherwise",
+            "asked by lab3 itself at temperature 0 the same server calls right: it is what was asked here, or chance",
+        )
+    if wrong:
+        told = " and ".join(map(str, wrong))
         return (
             "model",
             "model_ability",
-            f"with a KV cache of {told} bits it is wrong as well, so it is not the cache; "
+            f"asked by lab3 itself it is wrong with a KV cache of {told} bits, so it is not the cache; "
             "ask the unquantized model to see whether the weights' quantization is at fault",
         )
     if section == "chat" and evidence.chat and evidence.chat.error:

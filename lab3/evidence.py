@@ -221,7 +221,7 @@ class DiagnosisFacts:
 
     command: str  # that starts the server
     log_tail: tuple[str, ...]
-    right_by_kv_bits: dict[str, bool] = field(default_factory=dict)  # "8", "16": asked again, until it was right
+    right_by_kv_bits: dict[str, bool] = field(default_factory=dict)  # "4", "8", "16": asked again, until it was right
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,17 +188,19 @@ class ServedSubject(Subject):
         return ServerSpec(model=str(self.w4a16()), kv_bits=kv_bits, cache_ratio=QUANTIZED_RATIO, engine=self.engine)
 
     def diagnosis(self) -> DiagnosisFacts:
-        """The log, and the tool question again with more bits for the KV cache, until it is answered right."""
+        """The log, and lab3's tool question by the server and by others with more bits for the KV cache, until it is
+        answered right."""
         right: dict[str, bool] = {}
-        with self.member.server(self.spec()) as server:
+        spec = self.spec()
+        with self.member.server(spec) as server:
             command, log = server.shell_command, log_tail(server)
-        for bits in (8, 16):
+        own = spec.kv_bits
+        for bits in (own, *(more for more in (8, 16) if more > own)):
             self.progress(f"asking again with a KV cache of {bits} bits")
-            spec = self.spec(kv_bits=bits)
-            with self._watched(spec, keep=False) as again:
+            with self._watched(replace(spec, kv_bits=bits), keep=bits == own) as again:
                 right[str(bits)] = collect.ask_often(1, again.base_url, temperature=0.0).right == 1
             if right[str(bits)]:
-                break  # then it is the cache, and a server with still more bits would tell nothing new
+                break  # a server with still more bits would tell nothing new
         return DiagnosisFacts(command=command, log_tail=log, right_by_kv_bits=right)
 
     def protocol(self) -> ProtocolFacts:

@@ -87,9 +87,13 @@ def test_what_the_subject_does_not_show_is_nobodys_fault():
             "arguments_not_json",
             "nothing was run",
         ),
-        (looked(uncalled(), kv8=True, kv16=True), "kv_cache", "kv_int4", "--quant-policy 8"),
-        (looked(uncalled(), kv8=False, kv16=True), "kv_cache", "kv_int4", "--quant-policy 0"),
-        (looked(uncalled(), kv8=False, kv16=False), "model", "model_ability", "8 and 16 bits it is wrong as well"),
+        (looked(uncalled(), kv4=False, kv8=True), "kv_cache", "kv_int4", "--quant-policy 8"),
+        (looked(uncalled(), kv4=False, kv8=False, kv16=True), "kv_cache", "kv_int4", "wrong with a KV cache of 8 bits"),
+        (looked(uncalled(), kv4=False, kv8=False, kv16=True), "kv_cache", "kv_int4", "--quant-policy 0"),
+        (looked(uncalled(), kv8=False, kv16=True), "kv_cache", "kv_int8", "--quant-policy 0"),
+        (looked(uncalled(), kv4=False, kv8=False, kv16=False), "model", "model_ability", "of 4 and 8 and 16 bits"),
+        (looked(uncalled(), kv16=False), "model", "model_ability", "of 16 bits"),
+        (looked(uncalled(), kv4=True), "subject", "asked_otherwise", "the same server calls right"),
         (uncalled(), "subject", "as_found", "not what the lab asks for"),
     ],
     ids=lambda value: value if isinstance(value, str) and "_" in value else "",
@@ -102,8 +106,17 @@ def test_calls_that_fail_are_told_apart(evidence: Evidence, whose: str, kind: st
 
 def test_what_the_wire_shows_goes_before_asking_again():
     """A template without tools fails with every cache."""
-    evidence = looked(uncalled(prompt_tokens=20, prompt_tokens_without_tools=20), kv8=False, kv16=False)
-    assert blamed(evidence).kind == "template_without_tools"
+    evidence = uncalled(prompt_tokens=20, prompt_tokens_without_tools=20)
+    assert blamed(looked(evidence, kv4=False, kv8=False, kv16=False)).kind == "template_without_tools"
+    assert blamed(looked(evidence, kv4=True)).kind == "template_without_tools"
+
+
+def test_what_more_bits_mend_is_the_cache_whatever_the_wire_showed():
+    """A model that int4 makes babble may begin a call that nobody can parse."""
+    evidence = uncalled(content="<|action_start|><|plugin|> fox fox", prompt_tokens=90, prompt_tokens_without_tools=20)
+    assert blamed(looked(evidence, kv4=False, kv8=False, kv16=False)).kind == "call_not_parsed"
+    assert blamed(looked(evidence, kv4=False, kv8=True)).kind == "kv_int4"
+    assert blamed(looked(evidence, kv4=True)).kind == "call_not_parsed"
 
 
 def test_a_longer_prompt_with_tools_accuses_no_template():
@@ -121,8 +134,8 @@ def test_a_wrong_folder_is_the_subjects():
 
 
 def test_the_log_and_the_command_come_along():
-    told = str(blamed(looked(uncalled(), kv8=True, kv16=True)))
-    assert told.startswith("kv_cache: asked again with a KV cache of 8 bits the model calls right")
+    told = str(blamed(looked(uncalled(), kv4=False, kv8=True)))
+    assert told.startswith("kv_cache: asked by lab3 itself it calls wrong with a KV cache of 4 bits and right with 8")
     assert "to reproduce: lmdeploy serve" in told
     assert told.endswith("  | Uvicorn running\n  | INFO: 200 OK")
 
