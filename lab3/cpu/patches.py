@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -159,12 +160,14 @@ def _dtype_with_fp32(original: Any) -> Any:
 
 
 def _allocate_on_cpu(original: Any) -> Any:
+    import torch
+
     def allocate(self: Any, num_logical_blocks: int, device: Any) -> Any:
         if device != "cuda":
             return original(self, num_logical_blocks, device)
         allocation = original(self, num_logical_blocks, "cpu")
-        for pool in allocation.pools:
-            pool.tensor.fill_(0)  # a GPU's memory is taken at once; a CPU's only when it is written
+        for pool in allocation.pools:  # a GPU's memory is taken at once; a CPU's only when a page is written
+            pool.tensor.view(-1).view(torch.uint8)[:: mmap.PAGESIZE] = 0
         return allocation
 
     return allocate

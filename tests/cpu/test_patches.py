@@ -121,6 +121,21 @@ def test_lmdeploys_own_environment_check_runs_with_the_cpu_in_the_cards_place(cp
             ).handle()
 
 
+def test_no_random_weights_are_made_for_a_checkpoint_to_overwrite(cpu_device):
+    import torch
+
+    from lab3.cpu.backend import CpuOpsBackend
+
+    before = torch.get_rng_state()
+    with CpuOpsBackend.model_build_context(None):
+        inside = torch.nn.Embedding(8, 4), torch.nn.Linear(4, 4)
+        assert torch.ones(2).sum() == 2, "all else is torch's as ever"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [each.weight.shape for each in inside] == [(8, 4), (4, 4)]
+    torch.nn.Embedding(8, 4)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 def test_turbomind_and_drafts_are_refused_when_they_are_configured(cpu_device):
     from lmdeploy import PytorchEngineConfig, TurbomindEngineConfig
 
