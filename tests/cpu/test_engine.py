@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,24 @@ def cpu_device() -> Iterator[None]:
         cpu.install()
         gc.collect()  # or an engine of another module that nobody has any more would stay for ever
         gc.freeze()  # each engine has all garbage looked for, three times, and a worker holds a million objects
+        patch.setattr("transformers.AutoTokenizer.from_pretrained", _tokenizer_of_folder())
         yield
         cpu.uninstall()
+
+
+def _tokenizer_of_folder() -> Callable[..., Any]:
+    """`AutoTokenizer.from_pretrained`, once for a folder: each of sixteen engines asks for it two or three times."""
+    from transformers import AutoTokenizer
+
+    load, loaded = AutoTokenizer.from_pretrained, {}
+
+    def from_pretrained(folder: Any, **options: Any) -> Any:
+        known = (str(folder), repr(sorted(options.items())))
+        if known not in loaded:
+            loaded[known] = load(folder, **options)
+        return loaded[known]
+
+    return from_pretrained
 
 
 def engine(model: Path, **config: Any) -> Any:
