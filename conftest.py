@@ -25,8 +25,9 @@ os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
 
 
 # In this order two workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once
-# beside what mostly waits; then what computes beside what asks servers.
-_GROUPS = ("servers", "sandbox", "kernels", "engine", "web", "suite", "docs")
+# beside what mostly waits; then what computes beside what asks servers; and what waits for processes and clocks in one
+# of them beside the many small ones, so that they do not both wait.
+_GROUPS = ("servers", "sandbox", "kernels", "engine", "web", "suite", "docs", "waiting")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,7 +32,7 @@ from lab3.serve import ApiServer, ServerError
 from tests.unit.test_gpu_lease import Machine
 from tests.unit.test_serve import FAKE, ROOT, alive, is_open, wait_gone, write_model
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.xdist_group("waiting")]
 WAIT_S = 20.0
 NO_MODEL = UsageError("there is no such model", why="its folder is empty", todo="name another")
 OUT_OF_MEMORY = Diagnosis("gpu_memory", "machine", "the GPU ran out of memory", "take less", line="out of memory")

@@ -27,6 +27,8 @@ from lab3.serve import ApiServer, ServerError, attach
 from lab3.serve_flags import choose_engine, gpu_capability, launcher_of, server_flags
 from lab3.vram import Reading
 
+pytestmark = pytest.mark.xdist_group("waiting")
+
 FAKE = Path(__file__).parents[1] / "fake_servers" / "server.py"
 ROOT = Path(__file__).parents[2]
 CONFIG = {
