@@ -9,6 +9,7 @@ from lab3.garbage import collect_rarely
 from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
+_TEXT_ALONE = (("serve", "api_server"), ("chat",))
 _NEEDS_BACKEND = (("serve", "api_server"), ("chat",))
 
 
@@ -25,8 +26,11 @@ def main(argv: list[str]) -> int:
     wait_patiently()
     collect_rarely()
     try:
+        from lab3.cpu.imports import import_less
         from lab3.cpu.patches import install
 
+        if tuple(argv[1:3]) in _TEXT_ALONE:
+            import_less()
         install()
         from lmdeploy.cli.entrypoint import run
 
