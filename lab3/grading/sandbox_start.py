@@ -48,7 +48,7 @@ class Sandbox:
             told, fds, _, _ = socket.recv_fds(self.control, sandbox_inside.MOST_BYTES, max(1, len(task["ports"])))
             self.listeners = [socket.socket(fileno=fd) for fd in fds]
             if told == sandbox_inside.READY:
-                self.init_pid = int(json.loads(os.read(info, 1 << 16))["child-pid"])
+                self.init_pid = int(json.loads(os.pread(info, 1 << 16, 0))["child-pid"])
                 self._init = os.pidfd_open(self.init_pid)
                 return
         except OSError as error:
@@ -64,7 +64,10 @@ class Sandbox:
     def stop(self) -> None:
         """Kill what is left: the kernel ends all processes of a PID namespace with its first."""
         if self._init is None:
-            self.process.kill()  # takes the first one along
+            # All of the group: until bubblewrap lets it go, the first one waits for it, and would do so for ever.
+            if self.process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
         else:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init, signal.SIGKILL)
@@ -112,9 +115,10 @@ def started(
         held.enter_context(ours)
         fds.append(theirs.detach())
         control = fds[-1]
-        info, info_theirs = os.pipe()
+        # No pipe: if we are killed meanwhile, bubblewrap would die of writing to it, and the first one wait for ever.
+        info = os.memfd_create("lab3")
         held.callback(os.close, info)
-        fds += [info_theirs, sandbox_view.sealed(sandbox_seccomp.program())]
+        fds += [info_theirs := os.dup(info), sandbox_view.sealed(sandbox_seccomp.program())]
         arguments = sandbox_view.namespaces(capabilities=capabilities)
         arguments += ["--info-fd", str(info_theirs), "--seccomp", str(fds[-1]), "--chdir", "/"]
         sources = [stage.reachable(folder) for folder in python.folders]

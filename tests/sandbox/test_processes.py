@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from lab3.errors import InfraError
+from lab3.grading import sandbox_start
 from lab3.grading.sandbox import Door
 from tests.sandbox.world import is_root
 
@@ -45,28 +51,48 @@ def test_a_daemon_ends_with_the_script(world):
 
 
 def test_the_grader_is_killed_and_nothing_lives_on(world):
-    world.write("import time; print('x'); time.sleep(600)", name="sleeper.py")
-    code = f"""
-        import sys
-        from pathlib import Path
-        from lab3.grading import sandbox_stage
-        from lab3.grading.sandbox import run
-        sandbox_stage._PREFIX = "lab3-sandbox-{world.mark}-"
-        run(Path("sleeper.py"), folder=Path("."))
-        """
-    grader = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=world.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    grader = grader_of(world, "import time; print('x'); time.sleep(600)")
     until(lambda: world.scripts("sleeper.py"))
 
     grader.kill()
     grader.wait()
 
     until(lambda: not world.processes())
-    (left,) = Path("/tmp").glob(f"lab3-sandbox-{world.mark}-*")
-    os.utime(left, (0, 0))
-    world.run("pass")
-    assert not left.exists(), "the next run tidies up"
+    tidied_up_by_the_next_run(world)
+
+
+@contextmanager
+def before_bubblewrap(lines: str) -> Iterator[None]:
+    """A shell script of these lines is found in the place of bubblewrap, which it knows as `$bwrap`."""
+    real = shutil.which("bwrap")
+    if real is None:
+        pytest.skip("the system has no bubblewrap")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o755)  # the sandbox's user finds it there
+        script = Path(folder, "bwrap")
+        script.write_text(f"#!/bin/sh\nbwrap={real}\n{lines}\n")
+        script.chmod(0o755)
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield
+
+
+def test_the_grader_is_killed_before_bubblewrap_has_said_who_is_inside(world):
+    with before_bubblewrap('while [ -d "/proc/$PPID" ]; do sleep 0.02; done; exec $bwrap "$@"'):
+        grader = grader_of(world, "import time; time.sleep(600)")
+        until(lambda: any("/bwrap --args" in " ".join(each.cmdline()) for each in children(grader)))
+
+        grader.kill()
+        grader.wait()
+
+        until(lambda: not world.processes())
+    tidied_up_by_the_next_run(world)
+
+
+def test_a_sandbox_that_does_not_get_ready_ends_with_all_that_it_started(world):
+    with before_bubblewrap("sleep 600 & wait"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox_start, "START_TIMEOUT_S", 1.0)
+        with pytest.raises(InfraError, match="does not start on this machine"):
+            world.run("pass")
 
 
 # --- signals and tracing ------------------------------------------------------------------------------------------
@@ -339,6 +365,32 @@ def test_typing_into_the_graders_terminal(world):
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def grader_of(world, script: str) -> subprocess.Popen[bytes]:
+    """A process of its own that runs this script, sleeper.py, in a sandbox."""
+    world.write(script, name="sleeper.py")
+    code = f"""
+        from pathlib import Path
+        from lab3.grading import sandbox_stage
+        from lab3.grading.sandbox import run
+        sandbox_stage._PREFIX = "lab3-sandbox-{world.mark}-"
+        run(Path("sleeper.py"), folder=Path("."))
+        """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=world.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+
+def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
+def tidied_up_by_the_next_run(world) -> None:
+    (left,) = Path("/tmp").glob(f"lab3-sandbox-{world.mark}-*")
+    os.utime(left, (0, 0))
+    world.run("pass")
+    assert not left.exists()
 
 
 def until(condition, *, timeout_s: float = 30.0) -> None:
