@@ -13,7 +13,7 @@ def import_less() -> None:
     Reading a model's config makes transformers 5 import torchvision (for the type of a video), which imports
     torch._dynamo and sympy, and PyTorch's sharded tensors. LMDeploy decorates functions with torch.compile, which
     imports torch._dynamo even where it is disabled, and looks at AutoProcessor, which imports the rest. Together they
-    are a quarter of a server's start. Vision and clusters are refused on this device (`lab3.cpu.limits`).
+    were a fifth of a server's start. Vision and clusters are refused on this device (`lab3.cpu.limits`).
     """
     import torch
     import transformers
