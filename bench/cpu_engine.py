@@ -26,7 +26,7 @@ from lab3.serve import ApiServer
 
 TOKENS = 128  # each time, whatever the model would like to say
 QUESTION = "Tell me a long story about a fox."
-PROMPT = "The fox ran over the hill. " * 68  # some 512 tokens
+PROMPT = "The fox ran over the hill. " * 68  # some 512 tokens; a number goes before it, so that none is in a cache
 
 
 def served(folder: Path, *, kv_bits: int) -> dict[str, float]:
