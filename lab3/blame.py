@@ -41,9 +41,7 @@ def _cause(section: str, evidence: Evidence) -> tuple[Whose, str, str]:
     wrong, right = (
         [bits for bits in sorted(map(int, asked_again)) if asked_again[str(bits)] is it] for it in (False, True)
     )
-    if (
-        wrong and right
-    ):  # one server and one question, with nothing else changed: that explains what the wire showed, too
+    if wrong and right:  # one question, and nothing but the bits changed: that explains what the wire showed, too
         return (
             "kv_cache",
             f"kv_int{wrong[0]}",

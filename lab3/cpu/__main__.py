@@ -9,7 +9,6 @@ from lab3.garbage import collect_rarely
 from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
-_TEXT_ALONE = (("serve", "api_server"), ("chat",))
 _NEEDS_BACKEND = (("serve", "api_server"), ("chat",))
 
 
@@ -21,7 +20,8 @@ def main(argv: list[str]) -> int:
     # The defaults are 'cuda' and 'turbomind': what is not said means the device that is there.
     if tuple(argv[1:3]) in _NEEDS_DEVICE and not _given(argv, "--device"):
         argv = [*argv, "--device", "cpu"]
-    if any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND) and not _given(argv, "--backend"):
+    runs_an_engine = any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND)
+    if runs_an_engine and not _given(argv, "--backend"):
         argv = [*argv, "--backend", "pytorch"]
     wait_patiently()
     collect_rarely()
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         from lab3.cpu.imports import import_less
         from lab3.cpu.patches import install
 
-        if tuple(argv[1:3]) in _TEXT_ALONE:
+        if runs_an_engine:
             import_less()
         install()
         from lmdeploy.cli.entrypoint import run

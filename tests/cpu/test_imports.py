@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lab3.cpu.__main__ import main
 from lab3.cpu.imports import import_less
+from lab3.errors import UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 
@@ -18,7 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 _START = """
 import json, sys
 from pathlib import Path
+from lab3.cpu.__main__ import main
 from lab3.cpu.imports import import_less
+from lab3.errors import UsageError
 from lab3.cpu.patches import install
 
 import_less()
@@ -98,3 +102,18 @@ def test_torch_compiles_for_those_who_ask_for_it(disabled: str, monkeypatch: pyt
     else:
         assert torch.compile(function, dynamic=True) is function
         assert torch.compile(dynamic=True)(function) is function
+
+
+@pytest.mark.parametrize(
+    ("command", "less"), [("serve api_server m", True), ("chat m", True), ("lite auto_awq m", False)]
+)
+def test_commands_that_answer_import_less(command: str, less: bool, monkeypatch: pytest.MonkeyPatch):
+    called: list[None] = []
+
+    def stop() -> None:
+        raise UsageError("enough")
+
+    monkeypatch.setattr("lab3.cpu.imports.import_less", lambda: called.append(None))
+    monkeypatch.setattr("lab3.cpu.patches.install", stop)
+    assert main(["lmdeploy", *command.split()]) == 2
+    assert bool(called) is less
