@@ -4,6 +4,9 @@ own cache, and read from memory once.
 Each row of the result is computed in one order, whatever the number of rows: a request gets the same bits alone and
 among others. Products and sums are fp32. The inner loops are written in LLVM's own vectors of sixteen numbers, for
 what is compiled from loops over arrays keeps its sums in memory; LLVM cuts them to what the processor has.
+
+numba frees an array after the last place that names it, whoever still has its address: `array.ctypes.data` is taken
+where it is used, or the array is named after that.
 """
 
 from __future__ import annotations
@@ -331,7 +334,7 @@ def prompt_times_4_bits(
     weights = np.empty((depth, BLOCK), np.float32)
     factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     sums, more = np.empty((rows, BLOCK), np.float32), np.empty((_PROMPT_ROWS, BLOCK), np.float32)
-    to, step = weights.ctypes.data, 4 * BLOCK
+    step = 4 * BLOCK
     for block in range(first // parts, -(-last // parts)):
         begin = rows * max(0, first - block * parts) // parts
         end = rows * min(parts, last - block * parts) // parts
@@ -342,13 +345,14 @@ def prompt_times_4_bits(
                     factor[i] = load(scales[group, BLOCK * block + i])
                     offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
                 source = codes.ctypes.data + (block * k + group * size) * (BLOCK // 2)
-                _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to + (group * size - start) * step, step)
+                to = weights.ctypes.data + (group * size - start) * step
+                _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to, step)
             for row in range(begin, end, _PROMPT_ROWS):
                 count, at = min(_PROMPT_ROWS, end - row), x.ctypes.data + 4 * (row * k + start)
                 if start == 0:
-                    _prompt_tile(count, at, 4 * k, to, inputs, sums.ctypes.data + row * step)
+                    _prompt_tile(count, at, 4 * k, weights.ctypes.data, inputs, sums.ctypes.data + row * step)
                 else:
-                    _prompt_tile(count, at, 4 * k, to, inputs, more.ctypes.data)
+                    _prompt_tile(count, at, 4 * k, weights.ctypes.data, inputs, more.ctypes.data)
                     for r in range(count):
                         for i in range(BLOCK):
                             sums[row + r, i] += more[r, i]

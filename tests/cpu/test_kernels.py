@@ -366,7 +366,41 @@ print(sum(kernels.rms_norm.stats.cache_hits.values()), sum(kernels.rms_norm.stat
 """
 
 
+# With glibc's M_MMAP_THRESHOLD (-3 of <malloc.h>) so low, an array's memory is gone from the process when it is freed.
+_ADDRESSES = """
+import ctypes
+import numpy as np
+from lab3.cpu import products, prompts
+
+rows, k, n, groups, bits = 7, 1024, 2 * products.BLOCK, 8, np.float16
+one = np.ones((rows, k), bits).view(np.uint16)
+codes = np.full((2, k, products.BLOCK // 2), 0x33, np.uint8)
+scales, zeros = np.ones((groups, n), bits).view(np.uint16), np.full((groups, n), 2, np.uint8)
+keys, values = np.ones((1, 64, 64), np.float32), np.ones((1, 64, 64), np.float32)
+outs = {name: np.zeros((rows, n), bits) for name in ("16 bits", "4 bits", "4 bits of a prompt")}
+outs["attention"] = np.zeros((rows, 3, 64), bits)
+into = {name: out.view(np.uint16) for name, out in outs.items()}
+query = np.ones((rows, 3, 64), bits).view(np.uint16)
+
+assert ctypes.CDLL(None).mallopt(-3, 256)
+products.times_16_bits(one, np.ones((n, k), bits).view(np.uint16), 0, n, into["16 bits"])
+products.times_4_bits(one, codes, scales, zeros, 0, 2, into["4 bits"])
+products.prompt_times_4_bits(np.ones((rows, k), np.float32), codes, scales, zeros, 1, 0, 2, into["4 bits of a prompt"])
+prompts.attend(query, keys, values, 9, 0.125, 0, prompts.pieces(rows, 3), into["attention"])
+print(*(f"{name}: {out.min():g} to {out.max():g}" for name, out in outs.items()), sep="\\n")
+"""
+
+
 class TestMachineCode:
+    def test_what_it_works_on_by_address_is_not_freed_before(self):
+        """numba frees an array after the last place that names it, whoever still has its address."""
+        assert run_python(_ADDRESSES).splitlines() == [
+            "16 bits: 1024 to 1024",
+            "4 bits: 1024 to 1024",
+            "4 bits of a prompt: 1024 to 1024",
+            "attention: 1 to 1",
+        ]
+
     def test_it_is_compiled_once_and_kept(self, tmp_path: Path):
         assert run_python(_COMPILE, LAB3_CACHE=str(tmp_path)).split()[:2] == ["0", "1"]
         assert run_python(_COMPILE, LAB3_CACHE=str(tmp_path)).split()[:2] == ["1", "0"]
