@@ -55,7 +55,8 @@ def _end_with_parent(scratch: Path) -> None:
     """When the parent dies, even by SIGKILL, its end of our standard input closes: clean up and go."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not sys.stdin.read(): Python aborts at its end while a thread has sys.stdin's lock
+            pass
         shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,12 @@ def test_awq_tensors_are_dequantized_by_the_papers_formula() -> None:
     assert weight.shape == (16, 64)
     for n, k in ((0, 0), (3, 31), (9, 32), (15, 63)):
         assert weight[n, k] == (q[k, n] - z[k // 32, n]) * scales[k // 32, n].float()
+
+
+def test_the_worker_ends_as_it_should_while_its_standard_input_is_open(tmp_path: Path) -> None:
+    code = "from lab3 import quantize_worker as w; w._work = lambda *_: {}; import sys; sys.exit(w.main(sys.argv[1:]))"
+    job = json.dumps({"out": str(tmp_path / "scratch" / "model")})
+    command = [sys.executable, "-c", code, job]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+        said, errors = worker.stdout.read(), worker.stderr.read()  # type: ignore[union-attr]
+        assert (worker.wait(), json.loads(said), errors) == (0, {"result": {}}, b"")
