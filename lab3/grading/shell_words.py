@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from tree_sitter import Language, Node, Parser
 
 Variables = dict[str, tuple[str, ...]]
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+# To bash all of it is part of a word, and none of a name. tree-sitter-bash asks C's `isalnum` about each character,
+# which is defined for the first 256 alone: at others it reads beyond a table, and a grader ended by SIGSEGV.
+_PLACEHOLDER = "\N{SECTION SIGN}"
+_ENCODING, _BYTES = "utf-16-le", 2  # of each character, the placeholder included: an offset tells a place in the text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +43,8 @@ def simple_commands(text: str, *, line: int, variables: Variables) -> tuple[Simp
 
     What is no bash is read as plain words.
     """
-    data = text.encode("utf-8", "replace")
-    root = _parser().parse(data).root_node
-    found = tuple(_commands(root, _Reader(data, line, variables)))
+    root = _parser().parse(_NOT_ASCII.sub(_PLACEHOLDER, text).encode(_ENCODING), encoding="utf16le").root_node
+    found = tuple(_commands(root, _Reader(text.encode("utf-8", "replace").decode(), line, variables)))
     if found or not root.has_error:
         return found
     return tuple(_plain_words(text, line))
@@ -47,8 +53,8 @@ def simple_commands(text: str, *, line: int, variables: Variables) -> tuple[Simp
 class _Reader:
     """What the nodes of one text mean."""
 
-    def __init__(self, data: bytes, line: int, variables: Variables) -> None:
-        self._data, self._line, self.variables = data, line, variables
+    def __init__(self, source: str, line: int, variables: Variables) -> None:
+        self._source, self._line, self.variables = source, line, variables
 
     def words(self, node: Node) -> tuple[Word, ...]:
         """The words that `node` becomes: several for an array or an unquoted variable with spaces."""
@@ -77,7 +83,7 @@ class _Reader:
         return key, " ".join(values)
 
     def raw(self, node: Node) -> str:
-        return self._data[node.start_byte : node.end_byte].decode("utf-8", "replace")
+        return self._source[node.start_byte // _BYTES : node.end_byte // _BYTES]
 
     def _values(self, node: Node) -> tuple[str, ...] | None:
         """The values of a variable that is a whole word, split as bash does; None for other nodes and names."""

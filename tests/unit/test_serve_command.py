@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -325,11 +326,45 @@ def test_problems_are_printable_whatever_is_quoted():
     assert "\\x1b[2J\\u202eevil" in str(command.problems[0])
 
 
+def test_what_is_not_ascii_is_read_as_it_is_written():
+    text = (
+        "MODEL='内容 😀'\nlmdeploy serve api_server 「模型」\U0010ffff --model-name \"$MODEL\" --server-port 8000 # 口"
+    )
+    command = serve(text)
+
+    assert command.model == "「模型」\U0010ffff"
+    assert command.model_name == "内容 😀"
+    assert (command.port, command.line) == (8000, 2)
+
+
 # --- hostile text -------------------------------------------------------------------------------------------------
 
 PIECES = """lmdeploy serve api_server lite auto_awq --tp 1 --quant-policy 4 $X X= " ' ` $( ${ (( )) | & ; \\ – “ # { }
 =( root@h:~#  bash -c [[ case esac ！ - -- --hf-overrides <<E <("""
 WORDS = st.sampled_from([*PIECES.split(), " ", " ", "\n", "\r\n", "\\\n", "\0", "\ud800"])
+
+
+def test_no_character_reaches_tree_sitter_that_its_grammar_reads_beyond_a_table_for(monkeypatch: pytest.MonkeyPatch):
+    """tree-sitter-bash asks C's `isalnum` about any character; above 255 that ends the process by SIGSEGV at times."""
+    from lab3.grading import shell_words
+
+    class Spy:
+        def __init__(self) -> None:
+            self._real = real()
+
+        def parse(self, data: bytes, encoding: str = "utf8") -> Any:
+            given.append(data.decode({"utf8": "utf-8", "utf16le": "utf-16-le"}[encoding]))
+            return self._real.parse(data, encoding=encoding)
+
+    given: list[str] = []
+    real = shell_words._parser
+    monkeypatch.setattr(shell_words, "_parser", Spy)
+    every = [*range(0x80, 0xD800), *range(0xE000, 0x110000)][::4999]
+    for each in every:
+        text = f"lmdeploy serve api_server m{chr(each)} {{{chr(each)}"
+        assert [word.text for word in shell_words.simple_commands(text, line=1, variables={})[0].words] == text.split()
+    assert len(given) == len(every)
+    assert max(map(max, given)) <= "\xff"
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
