@@ -255,12 +255,17 @@ def test_a_value_that_the_hub_cannot_read_is_an_error_for_everyone(run):
     assert [(type(error), "Foreign" in error.what) for error in errors] == [(InfraError, True)] * 2
 
 
-def test_who_was_interrupted_while_waiting_gets_no_answer_to_another_question(run):
-    """As pytest-timeout does: it raises in the main thread, whatever that waits for."""
+@pytest.mark.parametrize("awake", [True, False], ids=["while it waits", "just before"])
+def test_who_was_interrupted_while_waiting_gets_no_answer_to_another_question(run, awake: bool):
+    """As pytest-timeout does: it raises in the main thread, whatever that waits for. A signal that comes just before
+    the wait does not end it, like one that another thread gets."""
 
     def interrupt() -> None:
         run.await_asked(2)
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if awake:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
     maker = run.process("once", "slow")
     assert maker.hear() == "making"
