@@ -17,6 +17,18 @@ from urllib.request import Request, urlopen
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _KEYS = {"ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Tab": 9}
 
+_STILL = """(async () => {
+  let before, now;
+  do {
+    before = now;
+    FOUND.scrollIntoView({block: "center", behavior: "instant"});
+    const place = FOUND.getBoundingClientRect();
+    now = [place.x + place.width / 2, place.y + place.height / 2];
+    await new Promise((later) => setTimeout(later, 20));
+  } while (String(before) !== String(now));
+  return now;
+})()"""
+
 
 class Browser:
     """One tab."""
@@ -70,13 +82,11 @@ class Browser:
         self.ask("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:
-        """With the mouse, in the middle of the first such element that is shown: what covers it gets the click."""
+        """With the mouse, in the middle of the first such element that is shown, once it does not move any more: what
+        covers it gets the click."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.offsetParent)"
         self.wait(f"!!{found}")
-        self.value(f"{found}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        at = self.value(
-            f"(() => {{const r = {found}.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]}})()"
-        )
+        at = self.value(_STILL.replace("FOUND", found))
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 

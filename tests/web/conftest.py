@@ -101,11 +101,17 @@ class Page:
 
     def say(self, text: str, place: str = "chat") -> None:
         """Written where the cursor is, in the place of what stood there, and sent with Enter."""
-        self.tab.click(f"#{place}-message textarea")
+        box = f"document.querySelector('#{place}-message textarea')"
+        eventually(lambda: self._clicked(f"#{place}-message textarea", box), what="the cursor is in the message")
         self.tab.value("document.activeElement.select()")
         self.tab.write(text)
-        self.tab.wait(f"document.querySelector('#{place}-message textarea').value === {json.dumps(text)}")
+        self.tab.wait(f"{box}.value === {json.dumps(text)}")
         self.tab.press("Enter")
+
+    def _clicked(self, selector: str, box: str) -> bool:
+        """Whether the click put the cursor there: a page that is being drawn can move under the mouse."""
+        self.tab.click(selector)
+        return bool(self.tab.value(f"document.activeElement === {box}"))
 
     def answers(self, place: str = "chat") -> list[str]:
         """The model's messages, as they are seen."""
