@@ -19,10 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 # What api_server does before its engine starts, and the modules of layers, in a Python of its own.
 _START = """
 import json, sys
-from pathlib import Path
-from lab3.cpu.__main__ import main
 from lab3.cpu.imports import import_less
-from lab3.errors import UsageError
 from lab3.cpu.patches import install
 
 import_less()
@@ -34,8 +31,8 @@ install()
 import lmdeploy.pytorch.backends.default.rotary_embedding
 import lmdeploy.pytorch.nn.norm
 from lmdeploy.archs import get_task
-from lmdeploy.pytorch.check_env.torch import TorchChecker
 from lmdeploy.model import get_chat_template
+from lmdeploy.pytorch.check_env.torch import TorchChecker
 
 model = sys.argv[1]
 task, _ = get_task("pytorch", model)
