@@ -143,7 +143,9 @@ def _gpu(environ: Mapping[str, str]) -> Iterator[Finding]:
         )
     for holder in nvml.holders(environ=environ):
         who = f"process {holder.pid} ({holder.name or 'of another container'})"
-        yield Finding("gpu", "info", f"{who} holds {vram.format_mib(holder.used_mib)}", f"`kill {holder.pid}` frees it")
+        # Of another container: here that number may be of a process that has nothing to do with it.
+        todo = f"`kill {holder.pid}` frees it" if holder.name else "end it in its own container"
+        yield Finding("gpu", "info", f"{who} holds {vram.format_mib(holder.used_mib)}", todo)
     yield _cuda()
 
 
@@ -238,6 +240,7 @@ def _hubs(environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     answers: dict[str, str | None] = {}
     urls = {name: environ.get(variable) or default for name, variable, default in _HUBS}
+    variables = {name: variable for name, variable, _ in _HUBS}
     threads = [
         threading.Thread(target=lambda n=name, u=url: answers.update({n: _trouble(u)}), daemon=True)
         for name, url in urls.items()
@@ -252,7 +255,7 @@ def _hubs(environ: Mapping[str, str]) -> Iterator[Finding]:
         if trouble is None:
             yield Finding("hub", "ok", f"{name} answers at {url}")
         else:
-            todo = "pass a local folder or use the embedded model; HF_ENDPOINT names a mirror"
+            todo = f"pass a folder or `embedded`, or set {variables[name]}=MIRROR"
             yield Finding("hub", "info", f"{name} does not answer at {url}: {trouble}", todo)
 
 
@@ -277,7 +280,7 @@ def _embedded_model() -> Iterator[Finding]:
     if ready:
         yield Finding("embedded model", "ok", str(max(ready, key=lambda folder: folder.stat().st_mtime)))
     else:
-        todo = "it is fetched (93 MB) when first used; fetch it while there is a network"
+        todo = "`lab3 chat Hi --model embedded` fetches it (93 MB)"
         yield Finding("embedded model", "info", f"not in {cache_root()} yet", todo)
 
 

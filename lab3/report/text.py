@@ -53,11 +53,12 @@ def _cause(verdict: dict[str, Any]) -> str:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """The doctor's one screen: a line for each finding, and below a problem what to type."""
-    table = Table(box=None, show_header=False, padding=(0, 1))
+    """The doctor's one screen: a line for each finding, and below it what to type, if there is something."""
+    table = Table("status", "topic", box=None, show_header=False, padding=(0, 1))
+    table.add_column("text", overflow="fold")
     for finding in findings:
         text = Text(finding.text)
-        if finding.todo and finding.status in ("problem", "warn"):
+        if finding.todo:
             text.append(f"\n→ {finding.todo}", style="italic")
         table.add_row(Text(finding.status, style=_STYLES.get(finding.status, "")), finding.topic, text)
     Console().print(table)

@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from lab3 import doctor, nvml, ports
-from lab3.doctor import Finding, examine, misfits_of, torch_cuda, transformers_spec, variants
+from lab3.doctor import Finding, Status, examine, misfits_of, torch_cuda, transformers_spec, variants
 from lab3.errors import InfraError
+from lab3.report.text import print_findings
 
 ROOT = Path(__file__).parents[2]
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -126,6 +128,14 @@ class TestGpu:
         assert "capability 9.0, driver 580.95.05" in card.text
         assert f"process {os.getpid()}" in holder.text
         assert "20000 MiB" in holder.text
+        assert holder.todo == f"`kill {os.getpid()}` frees it"
+
+    def test_a_holder_of_another_container_is_not_to_be_killed_by_its_number(self, gpu, monkeypatch):
+        gpu(used_mib=20000)
+        monkeypatch.setattr(nvml, "_process_name", lambda _pid: None)
+        _, holder = about("gpu")
+        assert "of another container" in holder.text
+        assert holder.todo == "end it in its own container"
 
     def test_an_idle_one_is_ok(self, gpu):
         gpu(used_mib=500)
@@ -275,3 +285,35 @@ def test_the_sandbox_is_tried_and_its_trouble_told(monkeypatch):
     assert (sandbox.status, sandbox.todo) == ("info", "allow them")
     assert "no user namespaces" in sandbox.text
     assert browser.status == "info"
+
+
+@pytest.mark.parametrize("status", get_args(Status))
+def test_a_remedy_is_on_the_screen_whatever_the_status(status, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_findings([Finding("one", status, "what it is", "type [this]"), Finding("other", status, "nothing to do")])
+    first, second, third = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert first == [status, "one", "what", "it", "is"]
+    assert second == ["→", "type", "[this]"]
+    assert third == [status, "other", "nothing", "to", "do"]
+
+
+def test_a_machine_that_lacks_much_is_told_in_one_screen_with_every_remedy(gpu, monkeypatch, tmp_path, capsys):
+    def fails() -> None:
+        raise InfraError("There is no sandbox.", why="no user namespaces", todo="allow them", kind="sandbox")
+
+    gpu(used_mib=20000)
+    monkeypatch.setattr("lab3.grading.sandbox.check_sandbox", fails)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor, "_trouble", lambda _url: "[Errno -2] Name or service not known")
+    monkeypatch.setenv("LAB3_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("COLUMNS", "80")
+    findings = examine(environ={})
+    print_findings(findings)
+    lines = capsys.readouterr().out.splitlines()
+    shown = "".join("".join(lines).split())
+    for finding in findings:
+        assert "".join(f"{finding.text} → {finding.todo}".removesuffix(" → ").split()) in shown
+    for todo in (f"`kill {os.getpid()}`", "HF_ENDPOINT", "MODELSCOPE_DOMAIN", "allow them", "chromium", "lab3 chat"):
+        assert any(todo in finding.todo for finding in findings), todo
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 45
