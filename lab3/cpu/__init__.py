@@ -2,7 +2,8 @@
 
 `install()` makes the change in this process, `uninstall()` takes it back, and `python -m lab3.cpu lmdeploy …`
 behaves as `lmdeploy …` with it installed. The engine, scheduler, paged KV cache, server, chat templates, tool parsers
-and guided decoding are LMDeploy's, unchanged; the operators (`backend`) and the device (`device`) are ours.
+and guided decoding are LMDeploy's; the operators (`backend`), the device (`device`) and a list of changes (`patches`)
+are ours.
 
 `LAB3_CPU_MEMORY` (bytes, or like `2GiB`) plays the card's total memory. Default: a quarter of the RAM.
 """

@@ -9,7 +9,7 @@ from lab3.garbage import collect_rarely
 from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
-_NEEDS_BACKEND = (("serve", "api_server"), ("chat",))
+_RUNS_AN_ENGINE = (("serve", "api_server"), ("chat",))
 
 
 def main(argv: list[str]) -> int:
@@ -17,20 +17,17 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] != "lmdeploy":
         sys.stderr.write("usage: python -m lab3.cpu lmdeploy ARGUMENTS...\n")
         return 2
-    # The defaults are 'cuda' and 'turbomind': what is not said means the device that is there.
+    # The default is 'cuda': what is not said means the device that is there.
     if tuple(argv[1:3]) in _NEEDS_DEVICE and not _given(argv, "--device"):
         argv = [*argv, "--device", "cpu"]
-    runs_an_engine = any(tuple(argv[1 : 1 + len(c)]) == c for c in _NEEDS_BACKEND)
-    if runs_an_engine and not _given(argv, "--backend"):
-        argv = [*argv, "--backend", "pytorch"]
     wait_patiently()
     collect_rarely()
     try:
-        from lab3.cpu.imports import import_less
-        from lab3.cpu.patches import install
+        from lab3.cpu.patches import import_less, install
 
-        if runs_an_engine:
-            import_less()
+        if any(tuple(argv[1 : 1 + len(command)]) == command for command in _RUNS_AN_ENGINE):
+            for moved in import_less():
+                sys.stderr.write(f"warning: the start is slower than it could be (lab3/cpu/patches.py): {moved}\n")
         install()
         from lmdeploy.cli.entrypoint import run
 

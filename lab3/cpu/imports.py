@@ -1,4 +1,11 @@
-"""What a server on the CPU does without: libraries that are imported for pictures, compilers and clusters only."""
+"""What a server on the CPU has in place of libraries that are imported for pictures, compilers and clusters only.
+
+Reading a model's config makes transformers 5 import torchvision (for the type of a video), which imports torch._dynamo
+and sympy, and PyTorch's sharded tensors. LMDeploy decorates functions with torch.compile, which imports torch._dynamo
+even where it is disabled, and looks at AutoProcessor, which imports the rest. Its check of the environment compares two
+tensors with torch.testing, which imports sharded tensors again, and sympy. Together they were a quarter of a server's
+start. Vision and clusters are refused on this device (`lab3.cpu.limits`).
+"""
 
 from __future__ import annotations
 
@@ -8,36 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-def import_less() -> None:
-    """Have LMDeploy and transformers not import what text on a CPU never uses. For a process of its own, and first.
-
-    Reading a model's config makes transformers 5 import torchvision (for the type of a video), which imports
-    torch._dynamo and sympy, and PyTorch's sharded tensors. LMDeploy decorates functions with torch.compile, which
-    imports torch._dynamo even where it is disabled, and looks at AutoProcessor, which imports the rest. Its check of
-    the environment compares two tensors with torch.testing, which imports sharded tensors again, and sympy. Together
-    they were a quarter of a server's start. Vision and clusters are refused on this device (`lab3.cpu.limits`).
-    And transformers reads the sources of all its models twice to know what is in them; once will do.
-    """
-    import torch
-    import torch.testing._comparison
-    import transformers
-    from transformers.utils import import_utils
-
-    if hasattr(torch.testing._comparison, "_HAS_DTENSOR"):
-        torch.testing._comparison._HAS_DTENSOR = False
-    if structure := getattr(import_utils, "create_import_structure_from_path", None):
-        import_utils.create_import_structure_from_path = _of_folders(structure)
-
-    for module in (import_utils, transformers.utils):
-        for name in ("is_torchvision_available", "is_torch_distributed_available"):
-            if hasattr(module, name):
-                setattr(module, name, _never)
-    transformers.AutoProcessor = _AutoProcessor
-    if os.environ.setdefault("TORCHDYNAMO_DISABLE", "1") == "1":
-        torch.compile = _as_it_is
-
-
-class _AutoProcessor:
+class AutoProcessor:
     """transformers' AutoProcessor, imported when it is used."""
 
     @staticmethod
@@ -47,19 +25,25 @@ class _AutoProcessor:
         return AutoProcessor.from_pretrained(*args, **options)
 
 
-def _of_folders(structure: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def of_folders(structure: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """transformers' `structure` of a folder or of the `__init__.py` in it, which it gives, and keeps, as two."""
 
-    def of_folder(path: Any) -> Any:
-        return structure(Path(path).parent if str(path).endswith("__init__.py") else path)
+    def of_folder(module_path: Any) -> Any:
+        path = Path(module_path)
+        return structure(path.parent if path.name == "__init__.py" else module_path)
 
     return of_folder
 
 
-def _never() -> bool:
-    return False
+def never(_: Any) -> Callable[[], bool]:
+    """In place of a question whether something is available."""
+    return lambda: False
 
 
-def _as_it_is(model: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+def as_it_is(compiler: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.compile` where torch._dynamo is disabled: the function itself, or a decorator that gives it."""
-    return model if model is not None else lambda function: function
+
+    def compiled(model: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+        return model if model is not None else lambda function: function
+
+    return compiled if os.environ.get("TORCHDYNAMO_DISABLE") == "1" else compiler

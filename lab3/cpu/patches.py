@@ -1,8 +1,8 @@
-"""Every change made to LMDeploy, each with its reason; installed by one call, undone by another.
+"""Every change made to LMDeploy and to what it imports, each with its reason; made by a call, undone by another.
 
 LMDeploy's integrations of other devices "patch the canonical cuda device path before reaching this layer" (its own
-words, engine/cache_engine/engine.py), and so does this one, but by name and in LMDeploy's modules alone: torch stays
-as it is.
+words, engine/cache_engine/engine.py), and so does this one, but by name and in LMDeploy's modules alone (`PATCHES`):
+torch stays as it is. A server's own process does without some imports of torch and transformers, too (`IMPORTS`).
 Everything is looked up and compared with what 0.18 has before anything is changed.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lab3.cpu.imports import AutoProcessor, as_it_is, never, of_folders
 from lab3.errors import InfraError
 
 _MAX_BATCH_SIZE = 32  # as LMDeploy has one for each card: 128 for an unknown one
@@ -23,7 +24,7 @@ _MAX_BATCH_SIZE = 32  # as LMDeploy has one for each card: 128 for an unknown on
 
 @dataclass(frozen=True)
 class Patch:
-    """One attribute of LMDeploy that is replaced.
+    """One attribute that is replaced.
 
     `where` is `module:attribute.path`, `why` the reason, `make` gives the replacement from the original.
     `parameters`: the names that the original must take, in order, for the replacement to fit (None: not a function).
@@ -44,10 +45,6 @@ def install() -> None:
     if _undo:
         return
     _check_version()
-    # torch.compile of two rotary lines costs a minute of C++ compiler (which may not be there) and gains nothing here.
-    # Warm-up captures CUDA graphs; LMDeploy's own switch turns it off.
-    for variable in ("TORCHDYNAMO_DISABLE", "LMDEPLOY_SKIP_WARMUP"):
-        os.environ.setdefault(variable, "1")
     found = [(patch, *_find(patch)) for patch in PATCHES]
     moved = [problem for *_, problem in found if problem]
     if moved:
@@ -56,15 +53,45 @@ def install() -> None:
             why="LMDeploy changed within 0.18, or another package patches it too.",
             todo="pip install 'lmdeploy==0.18.0', or adapt lab3/cpu/patches.py.",
         )
+    for variable in _SWITCHES:
+        _switch_on(variable)
     for patch, owner, name, original, _ in found:
         _undo.append((owner, name, original))
         setattr(owner, name, patch.make(original))
 
 
+def import_less() -> list[str]:
+    """Have LMDeploy and transformers not import what text on a CPU never uses. For a process of its own, and first.
+
+    A second call does nothing. Returns what has moved in this torch or transformers and so stayed as it was: the start
+    is slower by it and nothing else.
+    """
+    if _undo_imports:
+        return []
+    _switch_on("TORCHDYNAMO_DISABLE")
+    problems = []
+    for patch in IMPORTS:
+        owner, name, original, problem = _find(patch)
+        if problem:
+            problems.append(problem)
+            continue
+        _undo_imports.append((owner, name, original))
+        setattr(owner, name, patch.make(original))
+    return problems
+
+
 def uninstall() -> None:
-    """Give LMDeploy its own attributes back. Engines that were built meanwhile keep the CPU."""
-    while _undo:
-        setattr(*_undo.pop())
+    """Take back what `install` and `import_less` changed. Engines that were built meanwhile keep the CPU."""
+    for changes in (_undo, _undo_imports):
+        while changes:
+            owner, name, original = changes.pop()
+            if original is _LAZY:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+    while _switched_on:
+        if os.environ.get(variable := _switched_on.pop()) == "1":
+            del os.environ[variable]
 
 
 def installed() -> bool:
@@ -80,7 +107,20 @@ def original(owner: Any, name: str) -> Any:
     return found[0]
 
 
+# torch.compile of two rotary lines costs a minute of C++ compiler (which may not be there) and gains nothing here.
+# Warm-up captures CUDA graphs; LMDeploy's own switch turns it off.
+_SWITCHES = ("TORCHDYNAMO_DISABLE", "LMDEPLOY_SKIP_WARMUP")
+_LAZY = object()  # in place of an original that its module imports when somebody asks for it
+
 _undo: list[tuple[Any, str, Any]] = []
+_undo_imports: list[tuple[Any, str, Any]] = []
+_switched_on: list[str] = []
+
+
+def _switch_on(variable: str) -> None:
+    if variable not in os.environ:
+        os.environ[variable] = "1"
+        _switched_on.append(variable)
 
 
 def _check_version() -> None:
@@ -103,7 +143,9 @@ def _find(patch: Patch) -> tuple[Any, str, Any, str]:
         owner = importlib.import_module(module_name)
         for step in outer:
             owner = getattr(owner, step)
-        original = inspect.getattr_static(owner, name)
+        # transformers tells what it has in dir(), and imports it when it is asked for.
+        lazy = name not in vars(owner) and hasattr(type(owner), "__getattr__") and name in dir(owner)
+        original: Any = _LAZY if lazy else inspect.getattr_static(owner, name)
     except (ImportError, AttributeError) as error:
         return None, name, None, f"{patch.where}: {error}"
     function = getattr(original, "__func__", original)
@@ -236,6 +278,15 @@ def _task_without_vision(original: Any) -> Any:
     return get_task
 
 
+def _drafts_refused(_: Any) -> Any:
+    def __post_init__(self: Any) -> None:
+        from lab3.cpu.limits import refuse_speculation
+
+        refuse_speculation()
+
+    return __post_init__
+
+
 def _turbomind_refused(_: Any) -> Any:
     def __post_init__(self: Any) -> None:
         from lab3.cpu.limits import refuse_turbomind
@@ -243,16 +294,6 @@ def _turbomind_refused(_: Any) -> Any:
         refuse_turbomind()
 
     return __post_init__
-
-
-def _speculation_refused(_: Any) -> Any:
-    def build_specdecode_config(target_model: Any, speculative_config: Any, *args: Any, **kwargs: Any) -> None:
-        from lab3.cpu.limits import refuse_speculation
-
-        if speculative_config is not None:
-            refuse_speculation()
-
-    return staticmethod(build_specdecode_config)
 
 
 def _child_on_cpu(_: Any) -> Any:
@@ -278,6 +319,23 @@ def _device_option(_: Any) -> Any:
         return parser.add_argument("--device", default="cpu", choices=["cpu"], help="The device type of running")
 
     return staticmethod(device)
+
+
+def _backend_option(original: Any) -> Any:
+    def backend(parser: Any) -> Any:
+        action = original.__func__(parser)
+        action.default, action.type = "pytorch", _backend
+        return action
+
+    return staticmethod(backend)
+
+
+def _backend(name: str) -> str:
+    if name == "turbomind":
+        from lab3.cpu.limits import refuse_turbomind
+
+        refuse_turbomind()
+    return name
 
 
 def _dtype_option(original: Any) -> Any:
@@ -342,6 +400,7 @@ PATCHES: tuple[Patch, ...] = (
         ("self",),
     ),
     Patch("lmdeploy.messages:TurbomindEngineConfig.__post_init__", "CUDA only", _turbomind_refused, ("self",)),
+    Patch("lmdeploy.messages:SpeculativeConfig.__post_init__", "drafts need CUDA kernels", _drafts_refused, ("self",)),
     Patch(
         f"{_PT}.config:_update_torch_dtype",
         "turns fp32 checkpoints into fp16; a CPU can run them as they are",
@@ -352,11 +411,6 @@ PATCHES: tuple[Patch, ...] = (
     Patch("lmdeploy.utils:is_bf16_supported", "asks the card's capability", _bf16_supported, ("device_type",)),
     Patch(f"{_PT}.engine.config_builder:get_max_batch_size", "knows cards by name", _max_batch_size, ("device_type",)),
     Patch("lmdeploy.cli.serve:get_max_batch_size", "knows cards by name", _max_batch_size, ("device_type",)),
-    Patch(
-        f"{_PT}.engine.config_builder:ConfigBuilder.build_specdecode_config",
-        "drafts need CUDA kernels",
-        _speculation_refused,
-    ),
     # the environment check: it runs, with the CPU in the card's place
     Patch(
         f"{_PT}.check_env.torch:TorchChecker.__init__",
@@ -369,5 +423,34 @@ PATCHES: tuple[Patch, ...] = (
     Patch("lmdeploy.pipeline:get_task", "vision encoders need CUDA", _task_without_vision),
     # the command line
     Patch("lmdeploy.cli.utils:ArgumentHelper.device", "--device has no choice cpu", _device_option),
+    Patch(
+        "lmdeploy.cli.utils:ArgumentHelper.backend",
+        "TurboMind is the default, and where it cannot be imported LMDeploy takes the other engine without a word",
+        _backend_option,
+    ),
     Patch("lmdeploy.cli.utils:ArgumentHelper.dtype", "--dtype has no choice float32", _dtype_option),
+)
+
+_TYPES = "the type of a video imports torchvision, which imports torch._dynamo and sympy"
+_CLUSTERS = "asked for sharded tensors, which are imported to see what a model's weights are"
+
+# Of a server's process alone, before anything else (`import_less`): what is imported for pictures, compilers, clusters.
+IMPORTS: tuple[Patch, ...] = (
+    Patch(
+        "torch.testing._comparison:_HAS_DTENSOR",
+        "LMDeploy's check compares two tensors, which imports sharded tensors and sympy",
+        lambda _: False,
+    ),
+    Patch("torch:compile", "decorating with it imports torch._dynamo even where that is disabled", as_it_is),
+    Patch(
+        "transformers.utils.import_utils:create_import_structure_from_path",
+        "the sources of all models are read twice to know what is in them",
+        of_folders,
+        ("module_path",),
+    ),
+    Patch("transformers.utils.import_utils:is_torchvision_available", _TYPES, never, ()),
+    Patch("transformers.utils:is_torchvision_available", _TYPES, never, ()),
+    Patch("transformers.utils.import_utils:is_torch_distributed_available", _CLUSTERS, never, ()),
+    Patch("transformers.utils:is_torch_distributed_available", _CLUSTERS, never, ()),
+    Patch("transformers:AutoProcessor", "LMDeploy looks at it, which imports all processors", lambda _: AutoProcessor),
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lab3.cpu import patches
 from lab3.cpu.__main__ import main
-from lab3.cpu.imports import import_less
+from lab3.cpu.patches import IMPORTS, import_less, uninstall
 from lab3.errors import UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
@@ -19,10 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 # What api_server does before its engine starts, and the modules of layers, in a Python of its own.
 _START = """
 import json, sys
-from lab3.cpu.imports import import_less
-from lab3.cpu.patches import install
+from lab3.cpu.patches import import_less, install
 
-import_less()
+moved = import_less()
 from transformers.utils import import_utils
 read = []
 all_of = import_utils.fetch__all__
@@ -45,6 +48,7 @@ scale = lmdeploy.pytorch.nn.norm.rms_scale(torch.full((1, 2), 3.0), torch.tensor
 print(json.dumps({
     "task": task,
     "prompt": template.messages2prompt("Hi"),
+    "moved": moved,
     "imported": imported,
     "read": len(read),
     "scale": scale.tolist(),
@@ -53,19 +57,13 @@ print(json.dumps({
 
 
 @pytest.fixture
-def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    import transformers
-    from transformers.utils import import_utils
+def as_it_was() -> Iterator[None]:
+    yield
+    uninstall()
 
-    monkeypatch.setattr(torch, "compile", torch.compile)
-    monkeypatch.setattr(torch.testing._comparison, "_HAS_DTENSOR", torch.testing._comparison._HAS_DTENSOR)
-    structure = import_utils.create_import_structure_from_path
-    monkeypatch.setattr(import_utils, "create_import_structure_from_path", structure)
-    monkeypatch.setattr(transformers, "AutoProcessor", transformers.AutoProcessor)
-    for module in (import_utils, transformers.utils):
-        for name in ("is_torchvision_available", "is_torch_distributed_available"):
-            monkeypatch.setattr(module, name, getattr(module, name))
+
+def current() -> list[Any]:
+    return [patches._find(patch)[2] for patch in IMPORTS]
 
 
 def test_a_servers_start_imports_nothing_for_pictures_compilers_and_clusters(embedded_model: Path):
@@ -77,6 +75,7 @@ def test_a_servers_start_imports_nothing_for_pictures_compilers_and_clusters(emb
         check=True,
     )
     told = json.loads(done.stdout.splitlines()[-1])
+    assert told["moved"] == []
     assert told["imported"] == []
     assert told["read"] < 100  # sources, which tell what transformers has; all its models were read once before
     assert told["task"] == "llm"
@@ -85,13 +84,14 @@ def test_a_servers_start_imports_nothing_for_pictures_compilers_and_clusters(emb
 
 
 def test_a_processor_is_imported_when_it_is_asked_for(embedded_model: Path, as_it_was: None):
-    import transformers
+    from transformers.models.auto.processing_auto import AutoProcessor
 
-    processors = transformers.AutoProcessor
-    import_less()
-    assert transformers.AutoProcessor is not processors
+    assert import_less() == []
+    import transformers  # now: importing the processors makes the module anew
+
+    assert transformers.AutoProcessor is not AutoProcessor
     assert type(transformers.AutoProcessor.from_pretrained(embedded_model)) is type(
-        processors.from_pretrained(embedded_model)
+        AutoProcessor.from_pretrained(embedded_model)
     )
 
 
@@ -104,7 +104,7 @@ def test_torch_compiles_for_those_who_ask_for_it(disabled: str, monkeypatch: pyt
 
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", disabled)
     compiler = torch.compile
-    import_less()
+    assert import_less() == []
     if disabled == "0":
         assert torch.compile is compiler
     else:
@@ -112,16 +112,57 @@ def test_torch_compiles_for_those_who_ask_for_it(disabled: str, monkeypatch: pyt
         assert torch.compile(dynamic=True)(function) is function
 
 
+def test_what_is_imported_less_is_taken_back(monkeypatch: pytest.MonkeyPatch, as_it_was: None):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    before = current()
+    assert import_less() == []
+    assert import_less() == []
+    assert all(now is not then for now, then in zip(current(), before, strict=True))
+    uninstall()
+    assert all(now is then for now, then in zip(current(), before, strict=True))
+    assert "TORCHDYNAMO_DISABLE" not in os.environ
+
+
+def test_what_was_not_asked_for_before_is_still_imported_when_it_is(as_it_was: None):
+    code = """
+import transformers
+from lab3.cpu.patches import import_less, uninstall
+import_less()
+ours = transformers.AutoProcessor
+uninstall()
+print("AutoProcessor" in vars(transformers), ours.__module__, transformers.AutoProcessor.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == ["False", "lab3.cpu.imports", "transformers.models.auto.processing_auto"]
+
+
+def test_what_has_moved_is_told_and_the_rest_is_done(monkeypatch: pytest.MonkeyPatch, capsys, as_it_was: None):
+    moved = [dataclasses.replace(IMPORTS[0], where="torch.testing:_HAS_MOVED")]
+    moved += [dataclasses.replace(IMPORTS[2], parameters=("folder",))]
+    monkeypatch.setattr(patches, "IMPORTS", (moved[0], IMPORTS[1], moved[1]))
+    monkeypatch.setattr(patches, "install", _enough)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    import torch
+
+    compiler = torch.compile
+    assert main(["lmdeploy", "chat", "m"]) == 2
+    first, second, _ = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: the start is slower than it could be")
+    assert "torch.testing:_HAS_MOVED" in first
+    assert "create_import_structure_from_path: takes module_path" in second
+    assert torch.compile is not compiler
+
+
+def _enough() -> None:
+    raise UsageError("enough")
+
+
 @pytest.mark.parametrize(
     ("command", "less"), [("serve api_server m", True), ("chat m", True), ("lite auto_awq m", False)]
 )
 def test_commands_that_answer_import_less(command: str, less: bool, monkeypatch: pytest.MonkeyPatch):
     called: list[None] = []
-
-    def stop() -> None:
-        raise UsageError("enough")
-
-    monkeypatch.setattr("lab3.cpu.imports.import_less", lambda: called.append(None))
-    monkeypatch.setattr("lab3.cpu.patches.install", stop)
+    monkeypatch.setattr(patches, "import_less", lambda: called.append(None) or [])
+    monkeypatch.setattr(patches, "install", _enough)
     assert main(["lmdeploy", *command.split()]) == 2
     assert bool(called) is less

@@ -41,6 +41,20 @@ def test_installing_and_uninstalling_leaves_lmdeploy_as_it_was():
     assert all(now is then for now, then in zip(current(), before, strict=True))
 
 
+@pytest.mark.parametrize("set_before", [None, "0"])
+def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch, set_before: str | None):
+    switches = ("TORCHDYNAMO_DISABLE", "LMDEPLOY_SKIP_WARMUP")
+    for name in switches:
+        if set_before is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, set_before)
+    patches.install()
+    assert [os.environ[name] for name in switches] == [set_before or "1"] * 2
+    patches.uninstall()
+    assert [os.environ.get(name) for name in switches] == [set_before] * 2
+
+
 def test_installing_twice_is_undone_once():
     before = current()
     patches.install()
@@ -91,8 +105,9 @@ def test_another_lmdeploy_is_refused_by_its_version(monkeypatch, version: str):
 
 
 def test_every_patch_says_why():
-    assert all(len(patch.why) > 8 for patch in patches.PATCHES)
-    assert len({patch.where for patch in patches.PATCHES}) == len(patches.PATCHES)
+    both = patches.PATCHES + patches.IMPORTS
+    assert all(len(patch.why) > 8 for patch in both)
+    assert len({patch.where for patch in both}) == len(both)
 
 
 def test_lmdeploys_own_environment_check_runs_with_the_cpu_in_the_cards_place(cpu_device, embedded_model: Path):
@@ -138,9 +153,12 @@ def test_no_random_weights_are_made_for_a_checkpoint_to_overwrite(cpu_device):
 
 def test_turbomind_and_drafts_are_refused_when_they_are_configured(cpu_device):
     from lmdeploy import PytorchEngineConfig, TurbomindEngineConfig
+    from lmdeploy.messages import SpeculativeConfig
 
     with pytest.raises(UsageError, match="TurboMind"):
         TurbomindEngineConfig()
+    with pytest.raises(UsageError, match="speculative decoding"):
+        SpeculativeConfig("eagle")
     with pytest.raises(UsageError, match="--tp 2"):
         PytorchEngineConfig(tp=2)
     with pytest.raises(AssertionError, match="cache_max_entry_count"):
@@ -162,11 +180,23 @@ def lmdeploy_on_cpu(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ), check=False)
 
 
-def test_the_command_refuses_two_devices_with_the_usage_exit_code(embedded_model: Path):
-    done = lmdeploy_on_cpu("serve", "api_server", str(embedded_model), "--tp", "2")
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        ("serve api_server MODEL --tp 2", "--tp 2: the CPU device is a single device"),
+        ("serve api_server MODEL --backend=turbomind", "TurboMind cannot run on the CPU"),
+        ("chat MODEL --backend turbomind", "TurboMind cannot run on the CPU"),
+        ("serve api_server MODEL --speculative-algorithm eagle", "The CPU device has no speculative decoding"),
+    ],
+)
+def test_the_command_refuses_what_the_cpu_cannot_do_with_the_usage_exit_code(
+    arguments: str, refusal: str, embedded_model: Path
+):
+    done = lmdeploy_on_cpu(*arguments.replace("MODEL", str(embedded_model)).split())
     assert done.returncode == 2
-    assert "--tp 2: the CPU device is a single device" in done.stderr
+    assert refusal in done.stderr
     assert "what to do" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_command_offers_the_cpu_and_nothing_else():
