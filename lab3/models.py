@@ -232,12 +232,15 @@ def _from_hub(name: str, progress: Progress) -> Path:
         # The short time-out is for asking what the files are; it falls back to what an earlier download left.
         return Path(snapshot_download(name, ignore_patterns=["*.pth"], etag_timeout=_HUB_TIMEOUT_S))
     except ImportError as error:
-        raise InfraError("ModelScope's client is not installed", todo="uv pip install modelscope") from error
+        raise InfraError(
+            "ModelScope's client is not installed", todo="in lab3's folder type `pip install '.[modelscope]'`"
+        ) from error
     except Exception as error:  # each hub has its own tree of errors, and requests' and httpx's below it
         raise InfraError(
             f"could not download {name} from {'ModelScope' if modelscope else 'Hugging Face'}: "
             f"{(str(error) or repr(error)).splitlines()[0]}",
             why="the hub cannot be reached from here, or has no such model",
-            todo="download it elsewhere and pass the folder; or set LMDEPLOY_USE_MODELSCOPE=True, "
-            f"or HF_ENDPOINT to a mirror; or use `{EMBEDDED}`",
+            todo="download it elsewhere and pass the folder; or set HF_ENDPOINT to a mirror, or "
+            "LMDEPLOY_USE_MODELSCOPE=True after `pip install '.[modelscope]'` in lab3's folder; "
+            f"or use `{EMBEDDED}`",
         ) from error

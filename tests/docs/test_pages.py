@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def _slug(heading: str) -> str:
 def test_every_environment_of_tox_that_a_page_names_is_there(name: str):
     known = set(re.findall(r"^\[testenv:(\w+)\]", page("tox.ini"), re.M))
     assert set(re.findall(r"\btox (?:run )?(?:-r )?-e (\w+)", page(name))) <= known
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_extra_that_a_page_names_is_there(name: str):
+    known = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
+    named = re.findall(r"'\.\[([\w,]+)\]'", page(name)) + re.findall(r"\.extras=([\w,]+)", page(name))
+    assert {extra for each in named for extra in each.split(",")} <= set(known)
 
 
 # --- options ---------------------------------------------------------------------------------------------------------

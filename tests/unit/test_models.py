@@ -114,7 +114,8 @@ def test_an_unreachable_hub_is_the_machines_trouble_and_names_the_ways_out(monke
     monkeypatch.delenv("LMDEPLOY_USE_MODELSCOPE", raising=False)
     with pytest.raises(InfraError, match="no route to host") as caught:
         resolve("internlm/internlm2_5-1_8b-chat")
-    for way_out in ("LMDEPLOY_USE_MODELSCOPE", "HF_ENDPOINT", "embedded", "pass the folder"):
+    ways_out = ("LMDEPLOY_USE_MODELSCOPE", "pip install '.[modelscope]'", "HF_ENDPOINT", "embedded", "pass the folder")
+    for way_out in ways_out:
         assert way_out in caught.value.todo
 
 
@@ -146,8 +147,9 @@ def test_modelscope_is_asked_when_lmdeploy_would_ask_it(folder: Path, monkeypatc
     assert resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat") == folder
     assert asked == ["Shanghai_AI_Laboratory/internlm2_5-1_8b-chat"]
     monkeypatch.setitem(sys.modules, "modelscope", None)  # as if it were not installed
-    with pytest.raises(InfraError, match="not installed"):
+    with pytest.raises(InfraError, match="not installed") as caught:
         resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat")
+    assert "pip install '.[modelscope]'" in caught.value.todo
 
 
 def test_a_config_is_read_with_its_defaults(folder: Path) -> None:
