@@ -21,8 +21,7 @@ __all__ = ["CHECKS", "Check", "Finding", "Status", "Verdict", "exit_code", "judg
 T = TypeVar("T")
 
 SIZE_TOLERANCE = 0.01
-# LMDeploy's AWQ costs the embedded model 9% (bench/RESULTS.md) and larger ones less; a broken folder is off by orders
-# of magnitude.
+# LMDeploy's AWQ costs the embedded model 4.2% (bench/RESULTS.md); a broken folder is off by orders of magnitude.
 PERPLEXITY_RATIO = 1.2
 # int4 takes 53% of int8's bytes and 28% of fp16's: a third off is still told apart. On the CPU the pages of libraries
 # that another server maps too count half (PSS), which was seen to be 14% of a small pool.

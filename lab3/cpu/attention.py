@@ -63,7 +63,7 @@ def build_attention(spec: PagedAttentionBuildSpec) -> CpuAttention:
     """
     unsupported = {
         "ALiBi": spec.alibi,
-        "a sliding window": spec.sliding_window not in (None, -1, (-1, -1)),
+        "sliding window": spec.sliding_window not in (None, -1, (-1, -1)),
         "logit soft-capping": bool(spec.logit_softcapping and spec.logit_softcapping > 0),
         "bidirectional attention": not spec.causal,
         "multi-head latent attention": spec.use_flash_mla or spec.mla_index_topk is not None,
