@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.docs.blocks import (
@@ -62,12 +64,31 @@ def test_what_is_run_elsewhere_is_there(text: str):
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_twin_has_the_same_commands(twin: str):
-    """So that it is enough to run those of the English page. The Chinese README may leave some out."""
+    """So that it is enough to run those of the English page."""
     own, theirs = ([each.text for each in commands(page)] for page in (twin, TWINS[twin]))
-    assert set(own) <= set(theirs) if twin == "README.zh.md" else own == theirs
+    assert own == theirs
     assert not python_blocks(twin) or [b.text for b in python_blocks(twin)] == [
         b.text for b in python_blocks(TWINS[twin])
     ]
+
+
+def test_the_readmes_have_the_same_sections_and_blocks_in_the_same_order():
+    """A heading counts by its level: its words differ."""
+    english, chinese = (re.findall(r"^##+ |^```\w+$", _text(page), re.M) for page in ("README.md", "README.zh.md"))
+    assert chinese == english
+    english, chinese = (
+        [each.text for each in fences(page) if each.language == "json"] for page in ("README.md", "README.zh.md")
+    )
+    assert chinese == english
+
+
+def test_the_readmes_name_the_same_environments_of_tox():
+    english, chinese = (set(re.findall(r"\btox -e (\w+)", _text(page))) for page in ("README.md", "README.zh.md"))
+    assert chinese == english
+
+
+def _text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 # --- the harness's own parts -----------------------------------------------------------------------------------------

@@ -81,6 +81,12 @@ def test_the_readmes_table_gives_each_command_options_that_it_has(name: str):
         assert not [each for each in re.findall(r"--[a-z-]+", rest) if f"`{each}" not in sections[command]], command
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_readme_tells_every_exit_code_and_no_other(name: str):
+    paragraph = page(name).split("\n## ")[0].rstrip().split("\n\n")[-1]
+    assert re.findall(r"(?<![a-z])\d+", paragraph) == re.findall(r"^\| (\d+) \|", errors.of_commands(), re.M)
+
+
 def test_every_option_has_words():
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", options.commands(), re.M)
     assert len(rows) > 60
