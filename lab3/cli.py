@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 from lab3 import __version__
 from lab3.errors import Lab3Error, UsageError
 from lab3.garbage import collect_rarely
+from lab3.places import refused
 from lab3.progress import Progress
 from lab3.report.command import add_arguments as add_page_arguments
 from lab3.reports.command import add_arguments as add_report_arguments
@@ -35,22 +38,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait_patiently()
     collect_rarely()
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        print(end="", flush=True)  # what cannot be written is told here
+        return code
     except Lab3Error as error:
-        _fail(arguments, error)
-        return error.exit_code
+        return _fail(arguments, error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        return _fail(arguments, refused(error))
+    finally:
+        _drop_unwritten()
 
 
-def _fail(arguments: argparse.Namespace, error: Lab3Error) -> None:
-    if arguments.json:
-        fault = {"what": error.what, "why": error.why, "todo": error.todo, "details": str(error)}
-        _print_json({"error": fault, "exit_code": error.exit_code})
-    print(f"error: {error}", file=sys.stderr)
+def _fail(arguments: argparse.Namespace, error: Lab3Error) -> int:
+    with contextlib.suppress(OSError):  # it may be the output itself that cannot be written
+        if arguments.json:
+            fault = {"what": error.what, "why": error.why, "todo": error.todo, "details": str(error)}
+            _print_json({"error": fault, "exit_code": error.exit_code})
+    with contextlib.suppress(OSError):
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _drop_unwritten() -> None:
+    """Python tries once more at its end to write what is left of the output, and exits 120 if it cannot."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(end="", file=stream, flush=True)
+        except OSError:
+            with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -94,8 +116,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _quantize(arguments: argparse.Namespace) -> int:
     from lab3.models import resolve
-    from lab3.quantize import quantize
+    from lab3.quantize import check_target, quantize
 
+    check_target(arguments.out, overwrite=arguments.overwrite)  # finding the model may take long
     progress = _progress(arguments)
     result = quantize(
         resolve(arguments.model, progress=progress),

@@ -9,6 +9,7 @@ from lab3.evidence import Evidence
 from lab3.hub import Hub
 from lab3.hub_wire import member_of
 from lab3.memory_log import MemoryLog
+from lab3.places import make_folder
 from lab3.progress import Progress, silent
 from lab3.quantize import QuantizeResult, quantize
 from lab3.serve_flags import Engine
@@ -29,9 +30,9 @@ def run_lab(model: str, out: Path, *, engine: Engine | str = "auto", progress: P
     """Do the whole lab with `model` (a name, path or hub id); the quantized folder and the logs go to `out`.
 
     Trouble with the machine keeps the sections that it touches from being filled, and is told there.
-    Raises UsageError for a model that cannot be resolved, quantized or served.
+    Raises UsageError for a model that cannot be resolved, quantized or served, and for an `out` that cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     memory = MemoryLog()
     hub = Hub(folder=out, make=memory.make, progress=progress)
     with member_of(hub) as member:

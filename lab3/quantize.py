@@ -21,6 +21,7 @@ from lab3 import bytecode, threads
 from lab3.calibration import read_samples
 from lab3.errors import InfraError, Lab3Error, UsageError
 from lab3.models import ModelConfig, check_folder, loadable, model_tensors, read_config
+from lab3.places import check_beside, make_folder
 from lab3.progress import Progress, silent
 from lab3.structure import check_quantizable
 
@@ -109,7 +110,7 @@ def quantize(
     what is not quantized, is "auto" (float16), "float16" or "bfloat16". `quality` measures the perplexities.
 
     Raises UsageError for input that cannot be quantized (already quantized, an architecture LMDeploy's AWQ does not
-    know, bits other than 4, an existing `out` without `overwrite`, unusable calibration text) and InfraError when
+    know, bits other than 4, what `check_target` says of `out`, unusable calibration text) and InfraError when
     the disk is too small or LMDeploy fails. Either way `out` is as it was.
     """
     started = time.monotonic()
@@ -119,7 +120,9 @@ def quantize(
     config = read_config(model)
     _check_request(bits=bits, samples=samples, seqlen=seqlen, batch_size=batch_size, device=device, dtype=dtype)
     _check_model(model, config)
-    _check_target(model, out, overwrite=overwrite)
+    if out == model or out in model.parents or model in out.parents:
+        raise UsageError(f"{out} overlaps the source {model}", todo="write to a folder beside it")
+    check_target(out, overwrite=overwrite)
     if calibration is not None:
         read_samples(calibration)  # so that a bad file is refused before the model is read
     notices = []
@@ -173,6 +176,17 @@ def quantize(
         seconds=time.monotonic() - started,
         notices=(*notices, *answer["notices"]),
     )
+
+
+def check_target(out: Path, *, overwrite: bool = False) -> None:
+    """Raise UsageError for what no quantized model can be put at: what exists, unless it is a model and `overwrite`."""
+    check_beside(out)
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists", todo="choose another folder, or pass --overwrite to replace it")
+    if out.exists() and not (out / "config.json").is_file():
+        raise UsageError(f"{out} is not a model folder, so it is not overwritten", todo="choose another folder")
 
 
 def choose_group_size(config: ModelConfig, asked: int = 128) -> int:
@@ -263,17 +277,6 @@ def _check_model(model: Path, config: ModelConfig) -> None:
         )
 
 
-def _check_target(model: Path, out: Path, *, overwrite: bool) -> None:
-    if out == model or out in model.parents or model in out.parents:
-        raise UsageError(f"{out} overlaps the source {model}", todo="write to a folder beside it")
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists", todo="choose another folder, or pass --overwrite to replace it")
-    if out.exists() and not (out / "config.json").is_file():
-        raise UsageError(f"{out} is not a model folder, so it is not overwritten", todo="choose another folder")
-
-
 def _check_disk(out: Path, needed_bytes: int) -> None:
     place = next(folder for folder in out.parents if folder.is_dir())
     free = shutil.disk_usage(place).free
@@ -287,11 +290,8 @@ def _check_disk(out: Path, needed_bytes: int) -> None:
 
 def _make_scratch(out: Path) -> Path:
     """A folder beside `out`, on the same file system, so that a rename puts the result in place."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write to {out.parent}: {error}", todo="choose another folder") from error
+    make_folder(out.parent)
+    return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
 
 
 def _put_in_place(scratch: Path, out: Path) -> None:

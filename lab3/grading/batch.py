@@ -28,6 +28,7 @@ from lab3.hub import Hub, RunningServer, ServerSpec
 from lab3.hub_wire import Member, member_of
 from lab3.models import resolve
 from lab3.nvml import devices
+from lab3.places import make_folder
 from lab3.progress import Progress, silent
 from lab3.quantize_cache import quantize_cached
 from lab3.report import write_report
@@ -164,12 +165,12 @@ def grade_batch(
 
     What is returned has no evidence, which is in each result.json: a batch may be larger than memory. `told` hears of
     each result as it comes. `grade_all` grades elsewhere, such as on a cluster. Raises UsageError for folders that are
-    none and names that clash, InfraError if the sandbox or `out` cannot be had.
+    none, names that clash and an `out` that cannot be written, InfraError if the sandbox cannot be had.
     """
     from lab3.grading.page import PAGE, write_page
 
     names = _names(folders)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     rubric = rubric_key(plan)
     tasks, kept = [], []
     for folder, name in zip(folders, names, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab3.errors import UsageError
+from lab3.places import check_beside, check_place
 from lab3.report.html_words import Language
 
 EPILOG = (
@@ -47,7 +48,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, *, say: Callable[[str], None], tell: Callable[[Any], None]) -> int:
     """Do it, and return the exit code. `tell` hears the result for programs, with --json; else `say` hears text.
 
-    Raises UsageError for a folder without a report that can be read, InfraError if the result cannot be written.
+    Raises UsageError for a folder without a report that can be read and for a place that cannot be written to,
+    InfraError if the result cannot be written.
     """
     language: Language = arguments.language
     if arguments.compare is not None:
@@ -60,13 +62,13 @@ def run(arguments: argparse.Namespace, *, say: Callable[[str], None], tell: Call
     if arguments.markdown:
         from lab3.report.markdown_homework import write_homework
 
-        files = write_homework(
-            stored, arguments.out or stored.folder / HOMEWORK, language=language, overwrite=arguments.overwrite
-        )
+        folder = arguments.out or stored.folder / HOMEWORK
+        check_place(folder)
+        files = write_homework(stored, folder, language=language, overwrite=arguments.overwrite)
     else:
         from lab3.report.html_page import PAGE, write_page
 
-        files = [arguments.out or stored.folder / PAGE]
+        files = [_file(arguments.out or stored.folder / PAGE)]
         write_page(stored, files[0], language=language)
     if arguments.json:
         tell({"files": [str(file) for file in files], "score": stored.points, "max_score": stored.max_points})
@@ -82,11 +84,19 @@ def _compare(
     from lab3.report.stored import read_report
 
     first, second = (read_report(path) for path in arguments.compare)
+    file = _file(arguments.out or second.folder / COMPARISON)
     found = compare(first, second)
-    file = arguments.out or second.folder / COMPARISON
     write_comparison(found, file, language=language)
     if arguments.json:
         tell({"files": [str(file)], **found.to_dict()})
     else:
         say(f"{file}\n{found.summary(language)}")
     return 1 if found.worse else 0
+
+
+def _file(path: Path) -> Path:
+    """Where a page can be written. Raises UsageError if it cannot."""
+    check_beside(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", todo=f"name a file with --out, such as {path / 'page.html'}")
+    return path

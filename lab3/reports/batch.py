@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from lab3.errors import UsageError
+from lab3.places import make_folder
 from lab3.progress import Progress, silent
 from lab3.reports.export import LIKENESSES, RESERVED, Settled, settled, write_outputs
 from lab3.reports.model import GradedReport, Likeness
@@ -85,7 +86,8 @@ def grade_reports(
     """The reports' results, in the order of their names, with what a batch found alike. Each `path` is a file, or a
     folder that holds a report. Without `readings` they are left out: they lie in `out`, and a large batch has many.
 
-    `told` hears the name of each report as it is done. Raises UsageError for paths that are none.
+    `told` hears the name of each report as it is done. Raises UsageError for paths that are none, and for an `out` that
+    cannot be written.
     """
     batch = grade_batch(
         paths,
@@ -118,7 +120,7 @@ def grade_batch(
 ) -> Batch:
     """Grade the reports into `out`, a folder for each, and write what the batch comes to."""
     tasks = [Task(path=path, name=name, folder=out / name) for name, path in names_of(paths).items()]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for task in tasks:
         load_overrides(task.folder, name=task.name)  # a broken file is said before hours of work, not after
     count = _Counted(total=len(tasks))

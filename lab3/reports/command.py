@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab3.errors import UsageError
+from lab3.places import check_place
 from lab3.progress import Progress
 
 EPILOG = (
@@ -79,6 +80,7 @@ def _review(arguments: argparse.Namespace, say: Callable[[str], None], tell: Cal
         else:
             say(f"reviewing {arguments.review}: open {address}\nCtrl-C ends it")
 
+    check_place(arguments.review, option="--review")
     try:
         review(arguments.review, port=arguments.port, language=arguments.language, said=said)
     except KeyboardInterrupt:

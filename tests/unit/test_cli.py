@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +14,12 @@ from pathlib import Path
 import pytest
 
 from lab3 import cli
+from lab3.checks import judge
+from lab3.errors import InfraError, UsageError
 from lab3.evidence import Evidence, Trouble
+from lab3.places import check_beside, check_place, make_folder
+from lab3.report import build_report, write_report
+from lab3.report.json_report import plain
 from tests.unit.test_checks import GOOD, with_server
 
 
@@ -140,6 +147,155 @@ def test_a_report_that_cannot_be_written_whole_is_not_written(tmp_path: Path):
         write_report({"evidence": object()}, path)
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def nothing_works(*_, **__):
+    raise AssertionError("work began")
+
+
+@pytest.fixture
+def writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Commands that write a folder, with all but the place in order; any of them fails if its work begins."""
+    for work in (
+        "lab3.models.resolve",
+        "lab3.lab.MemoryLog",
+        "lab3.lab.Hub",
+        "lab3.grading.batch.rubric_key",
+        "lab3.reports.batch.run_all",
+        "lab3.report.markdown_homework.write_homework",
+    ):
+        monkeypatch.setattr(work, nothing_works)
+    lab_folder, submission, report = tmp_path / "lab", tmp_path / "submission", tmp_path / "report.md"
+    submission.mkdir()
+    report.write_text("# A report")
+    write_report(plain(build_report(GOOD, judge(GOOD))), lab_folder / "report.json")
+    return {
+        "run": ["run"],
+        "quantize": ["quantize", "embedded"],
+        "grade": ["grade", str(submission)],
+        "grade-reports": ["grade-reports", str(report)],
+        "report": ["report", str(lab_folder), "--markdown"],
+    }
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["file", "file/below", "x" * 300, "/proc/nothing/x"],
+    ids=["a file", "below a file", "too long", "below proc"],
+)
+@pytest.mark.parametrize("command", ["run", "quantize", "grade", "grade-reports", "report"])
+def test_a_place_that_cannot_be_written_is_wrong_usage_before_any_work(
+    writers, command: str, place: str, tmp_path: Path, capsys
+):
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    (tmp_path / "file").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+
+    assert cli.main([*writers[command], "--out", str(tmp_path / place), "--quiet", "--json"]) == 2
+    told, said = capsys.readouterr()
+    fault = json.loads(told)
+    assert fault["exit_code"] == 2
+    assert str(tmp_path / place) in fault["error"]["what"]
+    assert "another" in fault["error"]["todo"]
+    assert fault["error"]["what"] in said
+    assert "Traceback" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_told_though_it_is_there():
+    if not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    done = run("run", "--model", "/no/such/model", "--out", "/proc")
+    assert done.returncode == 2
+    assert "/proc cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_looking_at_a_place_makes_nothing_and_follows_no_dead_link(tmp_path: Path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    check_place(tmp_path / "new" / "folder")
+    check_beside(tmp_path / "new" / "folder")
+    with pytest.raises(UsageError, match="link cannot be written"):
+        make_folder(tmp_path / "link", option="--there")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    make_folder(tmp_path / "new" / "folder")
+    make_folder(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_or_broken_disk_is_no_wrong_place(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def mkdtemp(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.mkdtemp", mkdtemp)
+    with pytest.raises(InfraError, match=os.strerror(number)):
+        make_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EIO, "a disk or the network fails")]
+)
+def test_a_disk_that_fails_at_the_end_is_the_machines_trouble(
+    lab, number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def write(*_):
+        raise OSError(number, os.strerror(number), str(tmp_path / "report.json"))
+
+    lab(with_server(cache_ratio=0.8))  # a check failed, too
+    monkeypatch.setattr("lab3.report.write_report", write)
+    assert cli.main(["run", "--out", str(tmp_path), "--quiet"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert os.strerror(number) in err
+    assert str(tmp_path / "report.json") in err
+    assert f"why:        {said}" in err
+    assert "what to do:" in err
+    assert "Traceback" not in err
+
+    assert cli.main(["run", "--out", str(tmp_path), "--quiet", "--json"]) == 3
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["exit_code"] == 3
+    assert said in told["error"]["why"]
+    assert all(told["error"].values())
+    assert "Traceback" not in err
+
+
+def test_other_troubles_of_the_system_are_told_and_a_closed_pipe_is_none(monkeypatch: pytest.MonkeyPatch, capsys):
+    def ends_with(error: BaseException) -> tuple[int, str]:
+        def examine():
+            raise error
+
+        monkeypatch.setattr("lab3.doctor.examine", examine)
+        return cli.main(["doctor"]), capsys.readouterr().err
+
+    code, said = ends_with(TimeoutError("nobody answered"))  # without a number
+    assert code == 3
+    assert "nobody answered" in said
+    assert ends_with(OSError())[0] == 3
+    assert ends_with(BrokenPipeError(errno.EPIPE, "Broken pipe")) == (0, "")
+    assert ends_with(KeyboardInterrupt()) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_an_output_that_is_full_is_no_failed_check(arguments: tuple[str, ...]):
+    command = [sys.executable, "-m", "lab3", "vram", "measure", "--device", "cpu", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+        assert (done.returncode, "the disk is full" in done.stderr) == (3, True)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert subprocess.run(command, stdout=full, stderr=full, env=buffered).returncode == 3
+    end, pipe = os.pipe()
+    os.close(end)
+    with os.fdopen(pipe, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_vram_measure_reads_the_device():

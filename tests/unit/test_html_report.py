@@ -446,11 +446,24 @@ def test_a_folder_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     assert "there is no" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_written_is_the_machines_trouble(tmp_path):
-    folder = run_folder(tmp_path / "run")
+@pytest.mark.parametrize(
+    "place",
+    ["file/page.html", "folder", "folder/" + "x" * 300],
+    ids=["below a file", "a folder", "too long"],
+)
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_page_where_none_can_be_is_wrong_usage(tmp_path, capsys, place, compared):
+    folder = str(run_folder(tmp_path / "run"))
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
 
-    assert main(["report", str(folder), "--out", str(tmp_path / "file" / "page.html")]) == 3
+    asked = ["--compare", folder, folder] if compared else [folder]
+    assert main(["report", *asked, "--out", str(tmp_path / place), "--json"]) == 2
+    told, said = capsys.readouterr()
+    assert str(tmp_path / place) in json.loads(told)["error"]["what"]
+    assert "--out" in json.loads(told)["error"]["todo"]
+    assert "Traceback" not in said
+    assert not list((tmp_path / "folder").iterdir())
 
 
 def test_a_page_that_fails_leaves_the_old_one(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -101,6 +102,23 @@ def test_wrong_usage_exits_2_and_says_what_to_do(capsys, tmp_path, arguments, sa
     assert code == 2
     assert said in err
     assert "what to do" in err
+
+
+def test_results_that_cannot_be_written_to_are_not_reviewed(capsys, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text("{}")
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+
+    code, told, err = run(capsys, "--review", tmp_path, "--json")
+
+    assert (code, json.loads(told)["exit_code"]) == (2, 2)
+    assert "Read-only file system" in err
+    assert "choose another place with --review" in err
+    assert "Traceback" not in err
 
 
 def test_its_help_tells_the_exit_codes():
