@@ -45,16 +45,16 @@ def install() -> None:
     if _undo:
         return
     _check_version()
+    _disable_dynamo()
     found = [(patch, *_find(patch)) for patch in PATCHES]
     moved = [problem for *_, problem in found if problem]
     if moved:
+        uninstall()
         raise InfraError(
             "LMDeploy's internals are not those that lab3.cpu was written for:\n    " + "\n    ".join(moved),
             why="LMDeploy changed within 0.18, or another package patches it too.",
             todo="pip install 'lmdeploy==0.18.0', or adapt lab3/cpu/patches.py.",
         )
-    for variable in _SWITCHES:
-        _switch_on(variable)
     for patch, owner, name, original, _ in found:
         _undo.append((owner, name, original))
         setattr(owner, name, patch.make(original))
@@ -68,7 +68,7 @@ def import_less() -> list[str]:
     """
     if _undo_imports:
         return []
-    _switch_on("TORCHDYNAMO_DISABLE")
+    _disable_dynamo()
     problems = []
     for patch in IMPORTS:
         owner, name, original, problem = _find(patch)
@@ -89,9 +89,8 @@ def uninstall() -> None:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
-    while _switched_on:
-        if os.environ.get(variable := _switched_on.pop()) == "1":
-            del os.environ[variable]
+    while _disabled:
+        os.environ.pop(_disabled.pop(), None)
 
 
 def installed() -> bool:
@@ -107,20 +106,18 @@ def original(owner: Any, name: str) -> Any:
     return found[0]
 
 
-# torch.compile of two rotary lines costs a minute of C++ compiler (which may not be there) and gains nothing here.
-# Warm-up captures CUDA graphs; LMDeploy's own switch turns it off.
-_SWITCHES = ("TORCHDYNAMO_DISABLE", "LMDEPLOY_SKIP_WARMUP")
 _LAZY = object()  # in place of an original that its module imports when somebody asks for it
 
 _undo: list[tuple[Any, str, Any]] = []
 _undo_imports: list[tuple[Any, str, Any]] = []
-_switched_on: list[str] = []
+_disabled: list[str] = []
 
 
-def _switch_on(variable: str) -> None:
-    if variable not in os.environ:
-        os.environ[variable] = "1"
-        _switched_on.append(variable)
+def _disable_dynamo() -> None:
+    """torch.compile of two rotary lines costs a minute of C++ compiler (which may not be there) and gains nothing."""
+    if "TORCHDYNAMO_DISABLE" not in os.environ:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        _disabled.append("TORCHDYNAMO_DISABLE")
 
 
 def _check_version() -> None:
@@ -392,6 +389,7 @@ PATCHES: tuple[Patch, ...] = (
         _forked_where_it_is_safe,
     ),
     Patch(f"{_PT}.engine.mp_engine.zmq_rpc:zmq", "an idle engine polls a hundred times a second", _woken_by_messages),
+    Patch(f"{_PT}.envs:skip_warmup", "warm-up captures CUDA graphs", lambda _: True),
     # the configuration
     Patch(
         "lmdeploy.messages:PytorchEngineConfig.__post_init__",

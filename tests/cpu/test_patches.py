@@ -43,16 +43,14 @@ def test_installing_and_uninstalling_leaves_lmdeploy_as_it_was():
 
 @pytest.mark.parametrize("set_before", [None, "0"])
 def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch, set_before: str | None):
-    switches = ("TORCHDYNAMO_DISABLE", "LMDEPLOY_SKIP_WARMUP")
-    for name in switches:
-        if set_before is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, set_before)
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    if set_before is not None:
+        monkeypatch.setenv("TORCHDYNAMO_DISABLE", set_before)
+    before = dict(os.environ)
     patches.install()
-    assert [os.environ[name] for name in switches] == [set_before or "1"] * 2
+    assert os.environ["TORCHDYNAMO_DISABLE"] == (set_before or "1")
     patches.uninstall()
-    assert [os.environ.get(name) for name in switches] == [set_before] * 2
+    assert dict(os.environ) == before
 
 
 def test_installing_twice_is_undone_once():
@@ -87,8 +85,10 @@ def test_an_lmdeploy_that_has_moved_is_refused_before_anything_is_changed(monkey
     before = current()
     moved = dataclasses.replace(patches.PATCHES[0], **change)
     monkeypatch.setattr(patches, "PATCHES", (*patches.PATCHES[1:], moved))
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     with pytest.raises(InfraError, match="_get_backend"):
         patches.install()
+    assert "TORCHDYNAMO_DISABLE" not in os.environ
     monkeypatch.undo()
     assert not patches.installed()
     assert all(now is then for now, then in zip(current(), before, strict=True))
