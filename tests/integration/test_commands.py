@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+
+from lab3 import cli
+from lab3.lab import STEPS
+from lab3.quantize import QuantizeResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 LAB3 = [sys.executable, "-m", "lab3"]
@@ -57,6 +63,29 @@ def test_a_command_starts_a_server_of_its_own_and_ends_it(w4a16: Path, tmp_path:
     model = ("--model", str(w4a16), "--temperature", "0")
     run = _ask_and_watch(tmp_path, "funcall", "What is 8 * 2?", *model)
     assert [(call["name"], call["result"]) for call in run["calls"]] == [("mul", 16)]
+
+
+def test_run_does_the_whole_lab_and_its_report_is_what_it_prints(
+    quantization: QuantizeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With the model that was quantized for the whole run, by the same function."""
+
+    def quantized(model: Path, out: Path, **_: object) -> QuantizeResult:
+        assert model == quantization.source
+        return replace(quantization, out=Path(shutil.copytree(quantization.out, out)))
+
+    monkeypatch.setattr("lab3.lab.quantize", quantized)
+    before = set(psutil.Process().children(recursive=True))
+    code = cli.main(["run", "--out", str(tmp_path / "out"), "--json"])
+    told, progress = capsys.readouterr()
+    report = json.loads(told)
+    judged = {each["id"]: (each["status"], each["points"], each["max_points"]) for each in report["verdicts"]}
+    assert (code, report["score"], report["max_score"]) == (0, 100, 100), judged
+    assert {status for status, _, points in judged.values() if points} == {"pass"}
+    assert all(f"[{number}/{len(STEPS)}] {title}" in progress for number, title in enumerate(STEPS.values(), 1))
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report
+    assert "quantize.size" in (tmp_path / "out/report.html").read_text()
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def _ask_and_watch(folder: Path, *arguments: str) -> dict:
