@@ -15,7 +15,7 @@ from typing import Any
 from lab3 import __version__
 from lab3.errors import Lab3Error, UsageError
 from lab3.garbage import collect_rarely
-from lab3.places import refused
+from lab3.places import check_beside, refused
 from lab3.progress import Progress
 from lab3.report.command import add_arguments as add_page_arguments
 from lab3.reports.command import add_arguments as add_report_arguments
@@ -143,6 +143,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     from lab3.serve import ApiServer
     from lab3.serve_flags import check_gpu
 
+    if arguments.log is not None:
+        check_beside(arguments.log, option="--log")
+        if arguments.log.exists():
+            raise UsageError(f"{arguments.log} exists", todo="give --log another name, or remove it")
     check_gpu(arguments.engine)
     progress = _progress(arguments)
     server = ApiServer(
@@ -154,6 +158,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         tool_call_parser=None if arguments.tool_call_parser == "none" else arguments.tool_call_parser,
         model_name=arguments.model_name,
+        log_path=arguments.log,
         progress=progress,
     )
     with _terminated_as_interrupted() as ended, server:
@@ -348,6 +353,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--model-name", help="name in /v1/models (the folder's name)")
     parser_help = "LMDeploy's parser of tool calls, or none (%(default)s)"
     serve.add_argument("--tool-call-parser", default="internlm", help=parser_help)
+    serve.add_argument("--log", type=Path, metavar="FILE", help="keep the server's log there (removed with the server)")
     _engine_argument(serve)
 
     web = _command(commands, "web", _web, "talk to a model in the browser: chat, tools, before and after, memory")

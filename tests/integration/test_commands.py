@@ -33,6 +33,9 @@ def ask(*arguments: str) -> dict:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(w4a16: Path, tmp_path: Path, end):
     command = [*LAB3, "serve", str(w4a16), "--kv-bits", "4", "--cache-ratio", "0.3", "--port", "0", "--json"]
+    kept = tmp_path / "server.log"
+    if end == signal.SIGTERM:
+        command += ["--log", str(kept)]
     with (
         (tmp_path / "progress").open("w") as progress,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=progress, text=True, env=dict(os.environ)) as serving,
@@ -56,6 +59,11 @@ def test_serve_answers_until_it_is_interrupted_and_then_leaves_nothing(w4a16: Pa
     assert not alive
     assert len(gone) == len(children)
     assert "ready" in (tmp_path / "progress").read_text()
+    assert kept.exists() == (end == signal.SIGTERM), "a log that was asked for stays"
+    assert Path(facts["log"]).exists() == kept.exists()
+    if kept.exists():
+        assert facts["log"] == str(kept)
+        assert "quant_policy" in kept.read_text()
 
 
 def test_a_command_starts_a_server_of_its_own_and_ends_it(w4a16: Path, tmp_path: Path):

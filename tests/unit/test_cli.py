@@ -65,6 +65,16 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...]):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("log", "said"), [("there", "exists"), ("there/below.log", "cannot be written")])
+def test_a_log_that_cannot_be_kept_is_refused_before_a_server_starts(log: str, said: str, tmp_path, capsys):
+    (tmp_path / "there").write_text("of another server")
+    assert cli.main(["serve", "embedded", "--log", str(tmp_path / log)]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "--log" in told
+    assert (tmp_path / "there").read_text() == "of another server"
+
+
 def test_no_server_is_trouble_with_the_machine_and_exits_3():
     done = run("chat", "hello", "--base-url", "http://127.0.0.1:9/v1", "--json")
     assert done.returncode == 3
