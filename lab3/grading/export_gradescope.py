@@ -17,7 +17,8 @@ _LONGEST = 10_000
 
 
 def gradescope(graded: Graded) -> dict[str, Any]:
-    """As JSON-ready values. Gradescope knows no "unknown": such a check has no points, and its output says why.
+    """As JSON-ready values. Gradescope knows passed and failed alone, and takes a test without points or status for
+    neither: so an "unknown" check has none, and its output says why and how many points wait for it.
 
     What the machine's trouble left undone is hidden from the student.
     """
@@ -36,11 +37,14 @@ def gradescope(graded: Graded) -> dict[str, Any]:
 
 def _test(verdict: dict[str, Any]) -> dict[str, Any]:
     title = f"{verdict['title']} {verdict['title_zh']}"
-    return {
-        "name": one_line(f"{verdict['id']}: {title}"),
+    judged = {
         "score": verdict["points"],
         "max_score": verdict["max_points"],
         "status": "passed" if verdict["status"] == "pass" else "failed",
+    }
+    return {
+        "name": one_line(f"{verdict['id']}: {title}"),
+        **(judged if verdict["status"] != "unknown" else {}),
         "output": visible(_output(verdict), _LONGEST),
         "visibility": "visible",
     }
@@ -48,8 +52,10 @@ def _test(verdict: dict[str, Any]) -> dict[str, Any]:
 
 def _output(verdict: dict[str, Any]) -> str:
     blame = verdict.get("blame") or {}
-    lines = ["Not judged:" if verdict["status"] == "unknown" else "", verdict["reason"]]
-    told = [" ".join(filter(None, lines))]
+    told = [verdict["reason"]]
+    if verdict["status"] == "unknown":
+        waiting = f" (up to {verdict['max_points']} points)" if verdict["max_points"] else ""
+        told = [f"Not judged yet{waiting}: {verdict['reason']}"]
     if blame and blame["text"] != verdict["reason"]:
         told.append(f"{blame['whose']}: {blame['text']}")
     if blame.get("command"):
