@@ -236,7 +236,7 @@ def _disk() -> Iterator[Finding]:
 
 def _hubs(environ: Mapping[str, str]) -> Iterator[Finding]:
     if environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        yield Finding("hub", "info", "offline by HF_HUB_OFFLINE: only what is on the disk is used")
+        yield Finding("hub", "info", "offline: only what is on the disk is used", "unset HF_HUB_OFFLINE")
         return
     answers: dict[str, str | None] = {}
     urls = {name: environ.get(variable) or default for name, variable, default in _HUBS}
@@ -309,21 +309,31 @@ def _sandbox() -> Finding:
 def _variants(environ: Mapping[str, str]) -> Iterator[Finding]:
     found = nvml.devices(environ=environ)
     for variant, obstacle in variants(found[0] if found else None).items():
-        yield Finding("variants", "info" if obstacle else "ok", f"{variant}: {obstacle or 'can run'}")
+        todo = _REMEDIES.get(obstacle, "")
+        yield Finding("variants", "info" if obstacle else "ok", f"{variant}: {obstacle or 'can run'}", todo)
+
+
+_ANEW = "in lab3's folder type `pip install --force-reinstall .`"
+_NO_CUDA, _NO_TURBOMIND = "torch is built without CUDA", "this lmdeploy is built without TurboMind"
+_NO_TRITON, _NO_LMDEPLOY = "triton is not installed", "lmdeploy is not installed"
+_NO_COMPILER = "Triton finds no C compiler"
+_REMEDIES = dict.fromkeys((_NO_CUDA, _NO_TURBOMIND, _NO_TRITON, _NO_LMDEPLOY), _ANEW) | {
+    _NO_COMPILER: "`apt-get install gcc libc6-dev`, or set CC"
+}
 
 
 def variants(device: nvml.Device | None) -> dict[str, str]:
     """The lab's variants, each with what keeps it from running here ("" if nothing does)."""
     no_gpu = "" if device else "no NVIDIA GPU"
-    no_cuda = "" if torch_cuda() else "torch is built without CUDA"
+    no_cuda = "" if torch_cuda() else _NO_CUDA
     capability = tuple(map(int, (device.compute_capability or "8.0").split("."))) if device else (0, 0)
     too_old = "" if capability >= OLDEST_CAPABILITY else "the GPU's compute capability is below 7.0"
     binary = _package_file("lmdeploy", "turbomind")
-    no_turbomind = "" if binary and any(binary.glob("_turbomind*")) else "this lmdeploy is built without TurboMind"
-    no_triton = "" if _version("triton") else "triton is not installed"
+    no_turbomind = "" if binary and any(binary.glob("_turbomind*")) else _NO_TURBOMIND
+    no_triton = "" if _version("triton") else _NO_TRITON
     compilers = ("gcc", "clang", "cc")
-    no_compiler = "" if os.environ.get("CC") or any(map(shutil.which, compilers)) else "Triton finds no C compiler"
-    no_lmdeploy = "" if _version("lmdeploy") else "lmdeploy is not installed"
+    no_compiler = "" if os.environ.get("CC") or any(map(shutil.which, compilers)) else _NO_COMPILER
+    no_lmdeploy = "" if _version("lmdeploy") else _NO_LMDEPLOY
     return {
         "GPU TurboMind": no_lmdeploy or no_gpu or no_cuda or too_old or no_turbomind,
         "GPU PyTorch": no_lmdeploy or no_gpu or no_cuda or too_old or no_triton or no_compiler,

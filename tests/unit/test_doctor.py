@@ -179,6 +179,20 @@ class TestVariants:
         assert "compiler" in variants(H100)["GPU PyTorch"]
         assert variants(H100)["GPU TurboMind"] == ""
 
+    @pytest.mark.parametrize(
+        ("lacking", "remedy"),
+        [("triton", "pip install"), ("lmdeploy", "pip install"), ("cuda", "pip install"), ("compiler", "apt-get")],
+    )
+    def test_what_can_be_installed_is_told_with_its_installation(self, gpu, monkeypatch, lacking, remedy):
+        gpu()
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(doctor.shutil, "which", lambda name: None if lacking == "compiler" else f"/usr/bin/{name}")
+        monkeypatch.setattr(doctor, "_version", lambda name: None if name == lacking else "1")
+        monkeypatch.setattr(doctor, "torch_cuda", lambda: None if lacking == "cuda" else "13.0")
+        hindered = [finding for finding in about("variants") if finding.status == "info"]
+        assert hindered
+        assert all(remedy in finding.todo for finding in hindered)
+
 
 class TestPackages:
     def test_lmdeploys_own_sources_say_what_they_need(self):
