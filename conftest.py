@@ -16,7 +16,7 @@ from lab3.threads import wait_patiently
 if TYPE_CHECKING:
     from lab3.quantize import QuantizeResult
 
-pytest_plugins = ["lab3.pytest_plugin"]
+pytest_plugins = ["lab3.pytest_plugin", "tests.where"]
 
 wait_patiently()  # two workers share the cores
 collect_rarely()
