@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from lab3.reports.commands_lines import prompt_of, runs
 
@@ -19,7 +20,7 @@ def as_on_linux(lines: Sequence[str]) -> list[str]:
     """The lines with their count kept: paths with slashes, and a backslash where a command goes on."""
     found = []
     going = False
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         prompt = prompt_of(line)
         start = prompt.end if prompt else 0
         body = line[start:]

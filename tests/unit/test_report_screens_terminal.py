@@ -42,6 +42,10 @@ def of(kind, readings):
     return [each for each in readings if isinstance(each, kind)]
 
 
+def test_a_picture_without_text_shows_nothing():
+    assert screen() == ()
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
