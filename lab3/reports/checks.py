@@ -37,6 +37,7 @@ class Check:
     title_zh: str
     points: int
     find: Callable[[ReportFacts], Finding]
+    pictures: bool = True  # it is found by what pictures say, too
 
 
 def judged(check: Check, facts: ReportFacts) -> Judged:

@@ -28,7 +28,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=_positive, help="reports at a time (one for each core, at most 8)")
     command.add_argument("--fetch", action="store_true", help="fetch pictures that are linked and not at hand")
     command.add_argument(
-        "--checks", nargs="+", default=[], metavar="PREFIX", help="beginnings of checks' ids, such as report.tool (all)"
+        "--checks",
+        nargs="+",
+        default=[],
+        metavar="PREFIX",
+        help="beginnings of checks' ids, such as report.tool (all); what pictures say is read only where one needs it",
     )
     command.add_argument(
         "--tutorial",

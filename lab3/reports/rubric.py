@@ -126,27 +126,27 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "report.understanding.weights_only", 1,
         "W4A16 leaves activations in 16 bits", "W4A16 不量化激活值",
-        2, understanding.weights_only,
+        2, understanding.weights_only, pictures=False,
     ),
     Check(
         "report.understanding.kv_online", 1,
         "KV cache quantization needs no calibration", "KV 量化无需校准",
-        2, understanding.kv_online,
+        2, understanding.kv_online, pictures=False,
     ),
     Check(
         "report.understanding.kv_memory", 1,
         "Fewer KV bits hold more tokens, not less memory", "KV 量化不降低总显存",
-        1, understanding.kv_memory,
+        1, understanding.kv_memory, pictures=False,
     ),
     Check(
         "report.understanding.not_all_weights", 1,
         "Embeddings and output stay in 16 bits", "嵌入与输出层不量化",
-        1, understanding.not_all_weights,
+        1, understanding.not_all_weights, pictures=False,
     ),
     Check(
         "report.understanding.difference", 1,
         "The two methods are told apart", "说明两种量化的区别",
-        2, understanding.difference,
+        2, understanding.difference, pictures=False,
     ),
 )  # fmt: skip
 

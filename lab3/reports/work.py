@@ -63,6 +63,7 @@ class Steps:
     commands: Callable[[Report], tuple[CommandSeen, ...]]
     judge: Callable[[Report, tuple[Reading, ...], frozenset[int]], tuple[Judged, ...]]
     not_judged: Callable[[str], tuple[Judged, ...]]  # every check as unknown, and why
+    needs_pictures: Callable[[Sequence[str]], bool]  # whether the checks that begin so are found by what pictures say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +134,11 @@ def grade_one(task: Task, plan: Plan, rubric: str) -> Worked:
 def judge_one(
     report: Report, task: Task, plan: Plan, steps: Steps, *, key: str = "", clock: _Clock | None = None
 ) -> tuple[GradedReport, Mapping[str, Recognised]]:
-    """The result of a report that was read, and the text of its pictures by their digest."""
+    """The result of a report that was read, and the text of its pictures by their digest: none where no check that is
+    asked for needs it."""
     clock = clock or _Clock()
     with clock.of("pictures"):
-        seen, problems = _recognised(report, steps)
+        seen, problems = _recognised(report, steps) if steps.needs_pictures(plan.checks) else ({}, [])
     with clock.of("readings"):
         theirs = tutorial_blocks(report, plan.tutorials)
         readings = tuple(_readings(report, seen, steps, theirs))
@@ -204,7 +206,7 @@ def own_steps() -> Steps:
     from lab3.reports.ocr import recognise
     from lab3.reports.reading import read_report
     from lab3.reports.screens import read_screen, read_text
-    from lab3.reports.work_judging import judge, not_judged
+    from lab3.reports.work_judging import judge, needs_pictures, not_judged
 
     return Steps(
         read=read_report,
@@ -214,6 +216,7 @@ def own_steps() -> Steps:
         commands=commands_in,
         judge=judge,
         not_judged=not_judged,
+        needs_pictures=needs_pictures,
     )
 
 

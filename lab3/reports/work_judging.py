@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lab3.reports.model import Judged, Reading, Report
@@ -33,6 +34,11 @@ def not_judged(why: str) -> tuple[Judged, ...]:
         )
         for check in _checks()
     )
+
+
+def needs_pictures(checks: Sequence[str]) -> bool:
+    """Whether a check whose id begins so is found by what pictures say; of all checks, if nothing is asked for."""
+    return any(check.pictures for check in _checks() if not checks or check.id.startswith(tuple(checks)))
 
 
 def check_ids() -> tuple[str, ...]:

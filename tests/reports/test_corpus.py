@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from lab3.reports.model import Recognised
+from lab3.reports.reading import read_report
+from lab3.reports.work import Plan, Task, judge_one, own_steps
 from tests.reports.world import ACCUSING, CORPUS, QUICK, SLUGS, Case, Corpus
 
 FIGURES_READ_RIGHT = 0.98
@@ -62,6 +67,18 @@ def test_nobody_is_accused_falsely(case: Case, corpus: Corpus) -> None:
 @every_report
 def test_a_pass_names_its_places(case: Case, corpus: Corpus) -> None:
     assert [each.id for each in corpus.judged(case.slug).values() if each.status == "pass" and not each.places] == []
+
+
+@every_report
+def test_checks_that_need_no_picture_judge_the_same_without_any(case: Case, corpus: Corpus, tmp_path: Path) -> None:
+    def never(path: Path, *, digest: str) -> Recognised:
+        raise AssertionError(f"{path} is read")
+
+    task = Task(path=case.folder, name=case.slug, folder=tmp_path)
+    steps = replace(own_steps(), recognise=never)
+    graded, _ = judge_one(read_report(case.folder), task, Plan(checks=("report.understanding",)), steps)
+    assert graded.judged == tuple(each for each in corpus.graded[case.slug].judged if ".understanding." in each.id)
+    assert not [each for each in graded.problems if "is read" in each]
 
 
 @asking("review")

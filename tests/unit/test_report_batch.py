@@ -192,6 +192,33 @@ def test_only_the_checks_that_were_asked_for_are_told(tmp_path):
     assert [each.judged.id for each in batch.reports[0].verdicts] == ["report.memory"]
 
 
+def readers(path: Path) -> list[int]:
+    """The processes that read a report's pictures, once for each time that they did."""
+    return [int(pid) for file in sorted(path.glob("*.read")) for pid in file.read_text().split()]
+
+
+def test_what_pictures_say_is_read_only_where_a_check_needs_it(tmp_path):
+    path = report(tmp_path, "a", "wrong", "![](memory.png)", memory="1/2")
+
+    batch = grade(tmp_path, path, plan=Plan(steps=STEPS, checks=("report.text",)))
+
+    assert readers(path) == []
+    assert [(each.judged.id, each.status) for each in batch.reports[0].verdicts] == [("report.text", "fail")]
+    assert len(list((tmp_path / "out" / "a" / "pictures").glob("*.png"))) == 1
+    assert [each.kind for each in batch.likenesses] == ["same_picture"]
+
+
+@pytest.mark.parametrize("checks", [(), ("report.memory",), ("report.text", "report.mem")])
+def test_a_later_run_with_other_checks_reads_the_pictures_that_it_needs(tmp_path, checks):
+    path = report(tmp_path, "a", "fine", memory="1/2")
+    grade(tmp_path, path, plan=Plan(steps=STEPS, checks=("report.text",)))
+
+    batch = grade(tmp_path, path, plan=Plan(steps=STEPS, checks=checks))
+
+    assert len(readers(path)) == 1
+    assert batch.reports[0].verdicts[0].status == "pass"
+
+
 @pytest.mark.parametrize(("line", "memory", "code"), [("fine", "1/2", 0), ("fine", None, 0), ("wrong", "1/2", 1)])
 def test_the_exit_code_says_whether_a_check_failed(tmp_path, line, memory, code):
     assert grade(tmp_path, report(tmp_path, "a", line, memory=memory)).exit_code == code

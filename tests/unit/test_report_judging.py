@@ -1,7 +1,19 @@
 """Verdicts on reports that are right, incomplete, contradictory, impossible and honestly failing, as literals."""
 
-import pytest
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
+import pytest
+from PIL import Image
+
+from lab3.reports.checks import judged
+from lab3.reports.facts import ReportFacts
+from lab3.reports.model import Recognised
+from lab3.reports.reading import read_report
+from lab3.reports.rubric import CHECKS
+from lab3.reports.understanding_said import said_of
+from lab3.reports.work import Plan, Task, judge_one, own_steps
 from tests.report_literals import MADE, MODEL, Draft, nothing, whole_report
 
 SEVEN = "/root/models/internlm2_5-7b-chat"
@@ -658,3 +670,44 @@ def test_sentences_of_the_tutorial_are_not_the_students():
 def test_both_a_fact_and_its_opposite_are_for_a_person():
     d = Draft().text("KV cache 量化不需要校准。").text("两者都需要校准。")
     assert told(verdict(d, "understanding.kv_online")) == ("unknown", "", True)
+
+
+# --------------------------------------------------------------------------------------- checks that need no picture
+
+
+def test_a_check_that_needs_no_picture_sees_the_reports_words_alone():
+    d = whole_report().text("W4A16 只量化权重，激活保持 16 位。两者都需要校准。")
+    facts = d.facts()
+    words = SimpleNamespace(report=facts.report, said=said_of(facts.report, frozenset()))
+    words.place = partial(ReportFacts.place, words)
+    of_text = [each for each in CHECKS if not each.pictures]
+    assert {each.id.split(".")[1] for each in of_text} == {"understanding"}
+    assert [judged(each, words) for each in of_text] == [judged(each, facts) for each in of_text]
+
+
+@pytest.mark.parametrize(
+    ("checks", "read"),
+    [
+        (("report.understanding",), 0),
+        (("report.understanding.kv_online", "report.understanding.difference"), 0),
+        (("report.understanding", "report.sizes"), 2),
+        (("report.prose_claims",), 2),
+        (("report.u", "report.t"), 2),
+        ((), 2),
+    ],
+)
+def test_pictures_are_read_if_one_of_the_checks_needs_them(tmp_path, checks, read):
+    for name, shade in (("a", 0), ("b", 255)):
+        Image.new("L", (40, 30), shade).save(tmp_path / f"{name}.png")
+    (tmp_path / "report.md").write_text("![](a.png)\n\nKV cache 量化不需要校准。\n\n![](b.png)\n\n![](a.png)\n")
+    looked = []
+
+    def recognise(path, *, digest):
+        looked.append(path.name)
+        return Recognised(digest=digest, width=40, height=30, lines=())
+
+    report = read_report(tmp_path)
+    task = Task(path=tmp_path, name="a", folder=tmp_path / "out")
+    graded, _ = judge_one(report, task, Plan(checks=checks), replace(own_steps(), recognise=recognise))
+    assert len(looked) == read
+    assert {each.id: each.status for each in graded.judged}.get("report.understanding.kv_online", "pass") == "pass"
