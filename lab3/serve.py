@@ -76,8 +76,8 @@ class ApiServer:
 
     Raises UsageError for arguments LMDeploy would refuse and InfraError for a taken port, before anything is loaded.
     `start()` raises UsageError for a model that the card cannot hold and, with a tool parser, for one whose chat
-    template does not show tools. It raises ServerError, with the cause and the log's last lines, when the process ends
-    or `timeout_s` pass.
+    template does not show tools (which is seen while the server loads, and ends it). It raises ServerError, with the
+    cause and the log's last lines, when the process ends or `timeout_s` pass.
     Flags and rules: LMDeploy 0.18, lmdeploy/cli/serve.py and lmdeploy/messages.py.
     """
 
@@ -132,6 +132,7 @@ class ApiServer:
         self._process: ServerProcess | None = None
         self._log: IO[str] | None = None
         self._said_at_s = -math.inf
+        self._unchecked = False
         self._vram_before: Reading | None = None
         self.startup_seconds: float | None = None
 
@@ -143,7 +144,7 @@ class ApiServer:
             return self
         self._vram_before = self._read_vram()
         try:
-            self._check_model()
+            self._check_fits()
         except Lab3Error:
             self.stop()
             raise
@@ -159,8 +160,9 @@ class ApiServer:
             env={"PYTHONUNBUFFERED": "1", **bytecode.kept(), **self._env},
             timeout_s=self._timeout_s,
             grace_s=self._grace_s,
-            watch=self._report,
+            watch=self._watch,
         )
+        self._unchecked = self._shows_tools
         started_at = time.monotonic()
         try:
             self._process.start()
@@ -168,6 +170,9 @@ class ApiServer:
             error = self._start_error(failure, elapsed_s=time.monotonic() - started_at)
             self.stop(keep_log=True)
             raise error from None
+        except Lab3Error:  # the model is at fault, not the server
+            self.stop()
+            raise
         except BaseException:
             self.stop(keep_log=True)
             raise
@@ -284,10 +289,8 @@ class ApiServer:
             return vram.read(device="cuda", environ={**os.environ, **self._env})
         return None
 
-    def _check_model(self) -> None:
+    def _check_fits(self) -> None:
         """Raise UsageError or InfraError for what is sure to fail, now rather than after minutes of loading."""
-        if self._shows_tools:
-            check_tools_shown(self.model)
         card, quantization = self._vram_before, read_config(self.model).quantization or {}
         if card is None or "--tp" in self._extra_args or quantization.get("quant_method", "awq") != "awq":
             return  # several cards, or sizes that lab3 does not know: LMDeploy will tell
@@ -308,7 +311,10 @@ class ApiServer:
         with suppress(InfraError):  # our processes are gone: what is still held is somebody else's
             vram.wait_freed(self._vram_before, timeout_s=VRAM_TIMEOUT_S, environ={**os.environ, **self._env})
 
-    def _report(self, elapsed_s: float) -> None:
+    def _watch(self, elapsed_s: float) -> None:
+        if self._unchecked:  # while the server loads: transformers, whose renderer it takes, needs 0.7 s to be imported
+            self._unchecked = False
+            check_tools_shown(self.model)
         if elapsed_s - self._said_at_s >= 1.0:
             self._said_at_s = elapsed_s
             last = (self.log_tail(1) or ["no output yet"])[0]

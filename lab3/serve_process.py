@@ -21,6 +21,7 @@ from lab3 import ports, serve_guard
 REQUEST_TIMEOUT_S = 2.0
 GONE_TIMEOUT_S = 10.0
 POLL_S = 0.02
+LOOK_EVERY_S = 0.05  # whether it is ready
 
 
 class StartFailed(Exception):
@@ -60,6 +61,7 @@ class ServerProcess(HTTPExecutor):  # type: ignore[misc]  # mirakuru is skipped 
             url=f"http://{ports.bracketed(host)}:{port}/health",
             method="GET",
             request_timeout=REQUEST_TIMEOUT_S,
+            sleep=LOOK_EVERY_S,
             timeout=timeout_s + REQUEST_TIMEOUT_S + 1.0,  # a backstop: check_subprocess keeps the time
             envvars=dict(env),
             stdin=subprocess.DEVNULL,

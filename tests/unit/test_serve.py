@@ -627,8 +627,12 @@ class TestTheDiagnosis:
 
 def test_a_template_that_hides_tools_is_refused_unless_no_tools_are_wanted(fake, model):
     (model / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    refused = fake("ready")
     with pytest.raises(UsageError, match="does not show tools"):
-        fake("ready").start()
+        refused.start()
+    assert not refused.running()
+    assert refused.log_path is None
+    assert not ports.listens(psutil.pids(), refused.port)
     server = fake("ready", tool_call_parser=None).start()
     assert server.running()
     assert "--tool-call-parser" not in server.command
