@@ -1,9 +1,9 @@
 """Stand-ins for the parts of lab3.reports, so that a batch is tested without OCR and the rubric.
 
 A report is a text of which each line is a block: `# heading`, `![](picture.png)`, `$ command`, `DIE` ends the process,
-`HANG` waits, `GROW` takes memory, `BREAK` raises, and anything else is prose. What a picture says lies in its folder as
-picture.png.txt; there `THREADS` is how many it would be read with. Whoever reads it adds their process id to
-picture.png.read.
+`HANG` waits, `GROW` takes memory, `BREAK` and `MISSING` raise, and anything else is prose. What a picture says lies in
+its folder as picture.png.txt, where the same words do the same, `SLOW ` takes a second, and `THREADS` is how many it
+would be read with. Whoever reads it adds their process id to picture.png.read.
 """
 
 from __future__ import annotations
@@ -52,8 +52,12 @@ def recognise(path: Path, *, digest: str) -> Recognised:
         file.write(f"{os.getpid()}\n")
     said = path.with_name(f"{path.name}.txt")
     text = said.read_text(encoding="utf-8") if said.is_file() else ""
+    _obey(text)
     if text == "BROKEN":
         raise ValueError("a library choked on it")
+    if text.startswith("SLOW "):
+        time.sleep(1)
+        text = text.removeprefix("SLOW ")
     text = text.replace("THREADS", str(ocr_model.threads))
     lines = tuple(TextLine(line, (10, 10, 110, 30), 0.9) for line in text.splitlines())
     return Recognised(digest=digest, width=200, height=100, lines=lines)
@@ -162,3 +166,5 @@ def _obey(text: str) -> None:
             time.sleep(600)
         case "BREAK":
             raise ZeroDivisionError("our mistake")
+        case "MISSING":
+            raise ImportError("no library")

@@ -28,6 +28,7 @@ from lab3.reports.page_words import Language
 from lab3.reports.pool import Bounds, Done, run_all
 from lab3.reports.provenance import ReportPrint, likenesses
 from lab3.reports.provenance_tutorial import read_tutorial
+from lab3.reports.spread import grade_few
 from lab3.reports.store import (
     REPORT,
     RESULT,
@@ -125,9 +126,7 @@ def grade_batch(
         load_overrides(task.folder, name=task.name)  # a broken file is said before hours of work, not after
     count = _Counted(total=len(tasks))
     workers = workers or workers_here()
-    threads = _cores() // max(1, min(workers, len(tasks)))
-    work = partial(_grade, plan=plan, rubric=rubric_key(plan), threads=threads)
-    for done in run_all(tasks, work, workers=workers, bounds=bounds):
+    for done in _graded(tasks, plan, workers, bounds):
         _take(done, plan, count, progress)
         told(done.job.name)
     if count.kept:
@@ -186,6 +185,14 @@ def workers_here() -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _graded(tasks: Sequence[Task], plan: Plan, workers: int, bounds: Bounds | None) -> Iterator[Done[Task, Worked]]:
+    rubric = rubric_key(plan)
+    if len(tasks) < workers:
+        return grade_few(tasks, plan=plan, rubric=rubric, workers=workers, cores=_cores(), bounds=bounds)
+    work = partial(_grade, plan=plan, rubric=rubric, threads=_cores() // max(1, workers))
+    return run_all(tasks, work, workers=workers, bounds=bounds)
 
 
 def _grade(task: Task, *, plan: Plan, rubric: str, threads: int) -> Worked:

@@ -25,7 +25,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, metavar="RESULTS", help="folder for the results")
     command.add_argument("--review", type=Path, metavar="RESULTS", help="serve the pages of results on 127.0.0.1")
     command.add_argument("--port", type=int, default=0, help="of --review (a free one)")
-    command.add_argument("--workers", type=_positive, help="reports at a time (one for each core, at most 8)")
+    command.add_argument(
+        "--workers", type=_positive, help="reports, or pictures of a few, at a time (one for each core, at most 8)"
+    )
     command.add_argument("--fetch", action="store_true", help="fetch pictures that are linked and not at hand")
     command.add_argument(
         "--checks",

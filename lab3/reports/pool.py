@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -51,12 +51,13 @@ class Bounds:
 
 def run_all(
     jobs: Iterable[J], work: Callable[[J], R], *, workers: int, bounds: Bounds | None = None
-) -> Iterator[Done[J, R]]:
+) -> Generator[Done[J, R], None, None]:
     """Do all jobs, at most `workers` at a time, and yield each as it ends. `work` and the jobs must be picklable.
 
-    Nothing that a job does ends the others. Leaving the iterator ends the workers.
+    Nothing that a job does ends the others. Leaving the iterator ends the workers. A deque of jobs is emptied as it is:
+    who hears what became of one may put others there.
     """
-    waiting = deque(jobs)
+    waiting = jobs if isinstance(jobs, deque) else deque(jobs)
     crew: list[_Worker[J, R]] = []
     try:
         while waiting or any(worker.job is not None for worker in crew):

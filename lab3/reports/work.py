@@ -35,7 +35,7 @@ from lab3.reports.store import REPORT, RESULT, load_result, plain, save_report, 
 PRINTS = "prints.json"
 _READ_AS_TEXT = ("code", "output", "quote", "table")
 # Modules that decide over no verdict; all others of lab3.reports do.
-_OUTSIDE = frozenset({"batch", "command", "export", "overrides", "pool", "store"})
+_OUTSIDE = frozenset({"batch", "command", "export", "overrides", "pool", "spread", "store"})
 _OUTSIDE_TOO = "page"  # the beginning of more such names
 _TUTORIALS = "it stands in the tutorial, figure for figure"
 _BESIDE = ("grading", "vram_predict", "vram_constants", "quantize", "internlm2_tokenizer")
@@ -93,6 +93,23 @@ class Worked:
     kept: bool  # it was graded before, from the same report, pictures and rubric
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A report that was read and is to be graded."""
+
+    report: Report
+    key: str
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRead:
+    """What a picture says, or why it cannot be read; and how long that took."""
+
+    found: Recognised | str
+    seconds: float
+
+
 @dataclass
 class _Clock:
     times: dict[str, float] = field(default_factory=dict)
@@ -108,6 +125,12 @@ class _Clock:
 
 def grade_one(task: Task, plan: Plan, rubric: str) -> Worked:
     """Grade a report into its folder, unless that was done. Raises InfraError where the machine is in the way."""
+    looked = look_at(task, plan, rubric)
+    return looked if isinstance(looked, Worked) else grade_looked(looked, task, plan)
+
+
+def look_at(task: Task, plan: Plan, rubric: str) -> Looked | Worked:
+    """Read a report. One that cannot be read, or that was graded already, is done with that."""
     clock = _Clock()
     steps = plan.steps or own_steps()
     try:
@@ -122,26 +145,54 @@ def grade_one(task: Task, plan: Plan, rubric: str) -> Worked:
     known = load_result(task.folder / RESULT, readings=False)
     if known and known.key == key and known.status in ("graded", "needs_review"):
         return Worked(name=task.name, kept=True)
-    graded, seen = judge_one(report, task, plan, steps, key=key, clock=clock)
+    return Looked(report=report, key=key, times=clock.times)
+
+
+def grade_looked(looked: Looked, task: Task, plan: Plan, *, seen: Mapping[str, PictureRead] | None = None) -> Worked:
+    """Grade a report that was read. `seen` has what pictures say, by their digest, that need not be read again."""
+    report, steps = looked.report, plan.steps or own_steps()
+    clock = _Clock(dict(looked.times))
+    graded, recognised = judge_one(report, task, plan, steps, key=looked.key, clock=clock, seen=seen)
     task.folder.mkdir(parents=True, exist_ok=True)
     save_report(report, task.folder / REPORT)
-    write_report(plain(fingerprint(report, seen, graded.readings).to_dict()), task.folder / PRINTS)
+    write_report(plain(fingerprint(report, recognised, graded.readings).to_dict()), task.folder / PRINTS)
     save_previews(report.pictures, task.folder)
     save_result(graded, task.folder / RESULT)  # the last: what it needs is there
     return Worked(name=task.name, kept=False)
 
 
+def pictures_to_read(report: Report, plan: Plan) -> tuple[Picture, ...]:
+    """The pictures that grading a report reads, each once, the largest files first: who shares them ends sooner so."""
+    if not (plan.steps or own_steps()).needs_pictures(plan.checks):
+        return ()
+    found = {each.digest: (each.path.stat().st_size, each) for each in report.pictures if each.path and each.digest}
+    return tuple(each for _, each in sorted(found.values(), key=lambda sized: -sized[0]))
+
+
+def read_picture(picture: Picture, plan: Plan) -> PictureRead:
+    """Read one of them. Raises InfraError where the machine is in the way."""
+    return _picture_read(picture, plan.steps or own_steps())
+
+
 def judge_one(
-    report: Report, task: Task, plan: Plan, steps: Steps, *, key: str = "", clock: _Clock | None = None
+    report: Report,
+    task: Task,
+    plan: Plan,
+    steps: Steps,
+    *,
+    key: str = "",
+    clock: _Clock | None = None,
+    seen: Mapping[str, PictureRead] | None = None,
 ) -> tuple[GradedReport, Mapping[str, Recognised]]:
     """The result of a report that was read, and the text of its pictures by their digest: none where no check that is
     asked for needs it."""
     clock = clock or _Clock()
-    with clock.of("pictures"):
-        seen, problems = _recognised(report, steps) if steps.needs_pictures(plan.checks) else ({}, [])
+    read = _pictures_read(report, steps, seen or {}) if steps.needs_pictures(plan.checks) else {}
+    recognised = {digest: each.found for digest, each in read.items() if isinstance(each.found, Recognised)}
+    clock.times["pictures"] = round(sum(each.seconds for each in read.values()), 3)
     with clock.of("readings"):
         theirs = tutorial_blocks(report, plan.tutorials)
-        readings = tuple(_readings(report, seen, steps, theirs))
+        readings = tuple(_readings(report, recognised, steps, theirs))
     with clock.of("judging"):
         judged = chosen(steps.judge(report, readings, theirs), plan.checks)
     asked = tuple(dict.fromkeys(each.review for each in judged if each.review))
@@ -151,12 +202,12 @@ def judge_one(
         key=key,
         judged=judged,
         readings=readings,
-        problems=(*report.problems, *problems),
+        problems=(*report.problems, *_unreadable(report, read)),
         times=clock.times,
         status="needs_review" if asked else "graded",
         reasons=asked,
     )
-    return graded, seen
+    return graded, recognised
 
 
 def ungraded(task: Task, plan: Plan, status: Literal["infra_error", "timeout"], why: str) -> GradedReport:
@@ -229,20 +280,35 @@ def _unread(task: Task, plan: Plan, why: str) -> GradedReport:
     )
 
 
-def _recognised(report: Report, steps: Steps) -> tuple[dict[str, Recognised], list[str]]:
-    """A picture that a library chokes on is that picture's problem; a library that is not there is the machine's."""
-    seen: dict[str, Recognised] = {}
-    problems = []
+def _pictures_read(report: Report, steps: Steps, seen: Mapping[str, PictureRead]) -> dict[str, PictureRead]:
+    """What the pictures say that are at hand, by their digest."""
+    read: dict[str, PictureRead] = {}
     for picture in report.pictures:
-        if picture.path is None or not picture.digest or picture.digest in seen:
-            continue
-        try:
-            seen[picture.digest] = steps.recognise(picture.path, digest=picture.digest)
-        except (InfraError, ImportError, MemoryError):
-            raise
-        except Exception as error:
-            problems.append(f"the picture {picture.target[:200]} cannot be read: {error or type(error).__name__}")
-    return seen, problems
+        if picture.path is not None and picture.digest and picture.digest not in read:
+            read[picture.digest] = seen.get(picture.digest) or _picture_read(picture, steps)
+    return read
+
+
+def _picture_read(picture: Picture, steps: Steps) -> PictureRead:
+    """A picture that a library chokes on is that picture's problem; a library that is not there is the machine's."""
+    if picture.path is None:
+        raise ValueError("a picture that is not at hand")
+    began = time.monotonic()
+    found: Recognised | str
+    try:
+        found = steps.recognise(picture.path, digest=picture.digest)
+    except (InfraError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        found = str(error) or type(error).__name__
+    return PictureRead(found=found, seconds=time.monotonic() - began)
+
+
+def _unreadable(report: Report, read: Mapping[str, PictureRead]) -> Iterator[str]:
+    """The pictures that cannot be read, and why."""
+    for picture in report.pictures:
+        if (known := read.get(picture.digest)) is not None and isinstance(known.found, str):
+            yield f"the picture {picture.target[:200]} cannot be read: {known.found}"
 
 
 def _readings(

@@ -219,6 +219,88 @@ def test_a_later_run_with_other_checks_reads_the_pictures_that_it_needs(tmp_path
     assert batch.reports[0].verdicts[0].status == "pass"
 
 
+def album(tmp_path: Path, name: str, *said: str) -> Path:
+    """A report with a picture for each thing that is said; the first is the largest file."""
+    (made := tmp_path / name).mkdir()
+    for number, text in enumerate(said):
+        Image.effect_noise((200 - 20 * number, 100), 60).save(made / f"{number}.png")
+        (made / f"{number}.png.txt").write_text(text)
+    (made / "report.md").write_text("\n".join(f"![]({number}.png)" for number in range(len(said))), encoding="utf-8")
+    return made
+
+
+def told(tmp_path: Path, name: str) -> dict:
+    """A result, but for its time and key."""
+    result = json.loads((tmp_path / "out" / name / "result.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in result.items() if key not in ("times", "key", "path")}
+
+
+def test_the_pictures_of_one_report_are_read_by_several_workers_and_say_the_same(tmp_path):
+    said = ("SLOW 1/9", "SLOW 2/9", "BROKEN", "4/9\n5/9", "1/9")
+    path = album(tmp_path, "a", *said)
+    grade(tmp_path, path, workers=1)
+    alone, prints = told(tmp_path, "a"), (tmp_path / "out" / "a" / "prints.json").read_bytes()
+    assert len(set(readers(path))) == 1
+    for file in (*path.glob("*.read"), tmp_path / "out" / "a" / "result.json"):
+        file.unlink()
+
+    grade(tmp_path, path, workers=3)
+
+    assert len(readers(path)) == len(said)
+    assert len(set(readers(path))) >= 2
+    assert told(tmp_path, "a") == alone
+    assert (tmp_path / "out" / "a" / "prints.json").read_bytes() == prints
+    assert [each["used_mib"] for each in alone["readings"]] == [1, 2, 4, 5, 1]
+    assert alone["problems"] == ["the picture 2.png cannot be read: a library choked on it"]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, [1, 1]), (4, [2, 2]), (3, [1, 1])])
+def test_workers_that_share_a_reports_pictures_share_the_cores(tmp_path, monkeypatch, cores, threads):
+    monkeypatch.setattr("lab3.reports.batch._cores", lambda: cores)
+    grade(tmp_path, album(tmp_path, "a", "THREADS/9", "THREADS/8"), workers=2)
+
+    readings = load_result(tmp_path / "out" / "a" / "result.json").readings
+    assert [each.used_mib for each in readings] == threads
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("said", "status", "why"),
+    [
+        ("DIE", "infra_error", "exit code 7"),
+        ("HANG", "timeout", "longer than 5 s"),
+        ("GROW", "infra_error", "more than 1024 MiB"),
+        ("MISSING", "infra_error", "lab3 failed: ImportError: no library"),
+    ],
+)
+def test_a_picture_that_ends_or_holds_its_worker_is_no_students_fail(tmp_path, workers, said, status, why):
+    paths = [album(tmp_path, "a", "1/9", said, *["2/9"] * 3), album(tmp_path, "b", "3/9", "4/9")]
+
+    batch = grade(tmp_path, *paths, workers=workers, bounds=Bounds(wall_s=5, memory_mib=1024))
+
+    assert statuses(batch) == {"a": status, "b": "graded"}
+    assert why in batch.reports[0].reasons[0]
+    assert {verdict.status for verdict in batch.reports[0].verdicts} == {"unknown"}
+
+
+def test_the_pictures_of_a_report_have_its_time_together(tmp_path):
+    slow = ["SLOW 1/9", *["SLOW 2/9"] * 8]
+
+    batch = grade(tmp_path, album(tmp_path, "a", *slow), workers=2, bounds=Bounds(wall_s=2))
+
+    assert statuses(batch) == {"a": "timeout"}
+    assert batch.reports[0].reasons == ("it took longer than 2 s",)
+    assert len(readers(tmp_path / "a")) < len(slow)
+
+
+def test_a_report_that_was_graded_is_kept_whatever_the_workers(tmp_path):
+    path = album(tmp_path, "a", "1/9", "2/9")
+    grade(tmp_path, path)
+
+    assert changed(tmp_path, path, workers=3) == set()
+    assert len(readers(path)) == 2
+
+
 @pytest.mark.parametrize(("line", "memory", "code"), [("fine", "1/2", 0), ("fine", None, 0), ("wrong", "1/2", 1)])
 def test_the_exit_code_says_whether_a_check_failed(tmp_path, line, memory, code):
     assert grade(tmp_path, report(tmp_path, "a", line, memory=memory)).exit_code == code
