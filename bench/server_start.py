@@ -268,7 +268,6 @@ def start_through_lab3(told: str) -> None:
     for owner, name in (
         (serve, "engine_for"),
         (serve.ApiServer, "_read_vram"),
-        (serve, "check_fits"),
         (serve_process.ServerProcess, "start"),
     ):
         _keep_span(owner, name, spans)
@@ -287,7 +286,6 @@ def start_through_lab3(told: str) -> None:
             "which engine (NVML)": took["engine_for"],
             "the rest of ApiServer()": made - resolved - took["engine_for"],
             "memory of the GPU (NVML)": took["_read_vram"],
-            "fits the card": took.get("check_fits", 0.0),
         }
         answer = {"pid": server.pid, "clock": clock, "steps": steps, "watching_s": spans["start"].cpu_s}
         print(json.dumps(answer), flush=True)

@@ -76,8 +76,8 @@ class ApiServer:
 
     Raises UsageError for arguments LMDeploy would refuse and InfraError for a taken port, before anything is loaded.
     `start()` raises UsageError for a model that the card cannot hold and, with a tool parser, for one whose chat
-    template does not show tools (which is seen while the server loads, and ends it). It raises ServerError, with the
-    cause and the log's last lines, when the process ends or `timeout_s` pass.
+    template does not show tools (both are seen while the server begins to load, and end it). It raises ServerError,
+    with the cause and the log's last lines, when the process ends or `timeout_s` pass.
     Flags and rules: LMDeploy 0.18, lmdeploy/cli/serve.py and lmdeploy/messages.py.
     """
 
@@ -143,11 +143,6 @@ class ApiServer:
         if self._process is not None:
             return self
         self._vram_before = self._read_vram()
-        try:
-            self._check_fits()
-        except Lab3Error:
-            self.stop()
-            raise
         if self._reservation.fileno() < 0:  # stopped before, and started again
             self._reservation = ports.reserve(self.host, self.port)
         self._log = self._open_log()
@@ -162,7 +157,7 @@ class ApiServer:
             grace_s=self._grace_s,
             watch=self._watch,
         )
-        self._unchecked = self._shows_tools
+        self._unchecked = True
         started_at = time.monotonic()
         try:
             self._process.start()
@@ -289,8 +284,10 @@ class ApiServer:
             return vram.read(device="cuda", environ={**os.environ, **self._env})
         return None
 
-    def _check_fits(self) -> None:
+    def _check_model(self) -> None:
         """Raise UsageError or InfraError for what is sure to fail, now rather than after minutes of loading."""
+        if self._shows_tools:
+            check_tools_shown(self.model)
         card, quantization = self._vram_before, read_config(self.model).quantization or {}
         if card is None or "--tp" in self._extra_args or quantization.get("quant_method", "awq") != "awq":
             return  # several cards, or sizes that lab3 does not know: LMDeploy will tell
@@ -312,9 +309,9 @@ class ApiServer:
             vram.wait_freed(self._vram_before, timeout_s=VRAM_TIMEOUT_S, environ={**os.environ, **self._env})
 
     def _watch(self, elapsed_s: float) -> None:
-        if self._unchecked:  # while the server loads: transformers, whose renderer it takes, needs 0.7 s to be imported
+        if self._unchecked:  # while the server loads: transformers, which renders templates, takes 0.7 s to be imported
             self._unchecked = False
-            check_tools_shown(self.model)
+            self._check_model()
         if elapsed_s - self._said_at_s >= 1.0:
             self._said_at_s = elapsed_s
             last = (self.log_tail(1) or ["no output yet"])[0]
