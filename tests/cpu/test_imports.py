@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,17 +124,22 @@ def test_what_is_imported_less_is_taken_back(monkeypatch: pytest.MonkeyPatch, as
     assert "TORCHDYNAMO_DISABLE" not in os.environ
 
 
-def test_what_was_not_asked_for_before_is_still_imported_when_it_is(as_it_was: None):
-    code = """
-import transformers
-from lab3.cpu.patches import import_less, uninstall
-import_less()
-ours = transformers.AutoProcessor
-uninstall()
-print("AutoProcessor" in vars(transformers), ours.__module__, transformers.AutoProcessor.__module__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.split() == ["False", "lab3.cpu.imports", "transformers.models.auto.processing_auto"]
+def test_what_nobody_has_asked_for_is_not_imported_to_be_put_back(monkeypatch: pytest.MonkeyPatch):
+    class Lazy(types.ModuleType):
+        def __dir__(self) -> list[str]:
+            return ["Processor"]
+
+        def __getattr__(self, name: str) -> str:
+            return f"{name}, imported"
+
+    lazy = Lazy("tests.lazy")
+    monkeypatch.setitem(sys.modules, "tests.lazy", lazy)
+    monkeypatch.setattr(patches, "IMPORTS", (patches.Patch("tests.lazy:Processor", "of a test", lambda _: "ours"),))
+    assert import_less() == []
+    assert lazy.Processor == "ours"
+    uninstall()
+    assert "Processor" not in vars(lazy)
+    assert lazy.Processor == "Processor, imported"
 
 
 def test_what_has_moved_is_told_and_the_rest_is_done(monkeypatch: pytest.MonkeyPatch, capsys, as_it_was: None):

@@ -166,6 +166,20 @@ def test_turbomind_and_drafts_are_refused_when_they_are_configured(cpu_device):
     assert PytorchEngineConfig().device_type == "cpu"
 
 
+def test_turbomind_is_refused_however_it_is_asked_for(cpu_device):
+    """Where it cannot be imported, LMDeploy takes its other engine after a warning."""
+    import argparse
+
+    from lmdeploy.cli.utils import ArgumentHelper
+
+    parser = argparse.ArgumentParser()
+    ArgumentHelper.backend(parser)
+    assert parser.parse_args([]).backend == parser.parse_args(["--backend", "pytorch"]).backend == "pytorch"
+    for asked in (["--backend", "turbomind"], ["--backend=turbomind"], ["--back", "turbomind"]):
+        with pytest.raises(UsageError, match="TurboMind cannot run on the CPU"):
+            parser.parse_args(asked)
+
+
 def test_a_vision_model_is_refused_before_it_is_loaded(cpu_device, tmp_path: Path):
     from lmdeploy.serve.openai import api_server
 
@@ -185,8 +199,6 @@ def lmdeploy_on_cpu(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("serve api_server MODEL --tp 2", "--tp 2: the CPU device is a single device"),
         ("serve api_server MODEL --backend=turbomind", "TurboMind cannot run on the CPU"),
-        ("chat MODEL --backend turbomind", "TurboMind cannot run on the CPU"),
-        ("serve api_server MODEL --speculative-algorithm eagle", "The CPU device has no speculative decoding"),
     ],
 )
 def test_the_command_refuses_what_the_cpu_cannot_do_with_the_usage_exit_code(

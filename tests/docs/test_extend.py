@@ -16,7 +16,7 @@ from tests.docs.blocks import ROOT, python_blocks
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A copy, in which the page's check is added to the rubric as the page says."""
-    for name in ("lab3", "tests/lab", "tests/unit/test_checks.py", "conftest.py", "pyproject.toml"):
+    for name in ("lab3", "tests/lab", "tests/unit/test_checks.py", "tests/where.py", "conftest.py", "pyproject.toml"):
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
