@@ -80,8 +80,14 @@ class MakeServer(Protocol):
 
 
 def make_server(spec: ServerSpec, *, env: Mapping[str, str], log_path: Path | None, progress: Progress) -> ApiServer:
-    """The real LMDeploy."""
-    return ApiServer(**asdict(spec), env=env, log_path=log_path, progress=progress)
+    """The real LMDeploy. What the folder itself shows needs no server: raises UsageError if it hides tools."""
+    server = ApiServer(**asdict(spec), env=env, log_path=log_path, progress=progress)
+    try:
+        server.check_model()
+    except BaseException:
+        server.stop()
+        raise
+    return server
 
 
 @dataclass

@@ -26,9 +26,8 @@ from lab3.grading.live import ATTEMPTS, Role, Watched
 from lab3.grading.sandbox_types import Limits
 from lab3.grading.wire import first_tool_request
 from lab3.hub import ServerSpec
-from lab3.models import loadable, model_tensors, read_config, resolve
+from lab3.models import model_tensors, read_config, resolve
 from lab3.quantize import folder_bytes, predict_weight_bytes
-from lab3.rendering import check_tools_shown
 from lab3.structure import inspect_structure
 from lab3.subject import NeedsReview, NotShown, ServedSubject
 from lab3.vram_predict import predict_model_bytes
@@ -92,8 +91,6 @@ class Submission(ServedSubject):
             if self.shares_server:
                 asked = replace(lab, kv_bits=asked.kv_bits)
             lab = replace(asked, engine=self.engine if self.engine != "auto" else asked.engine)
-        if lab.tool_call_parser is not None:
-            check_tools_shown(loadable(Path(lab.model)))  # what the folder itself shows needs no server
         return lab if kv_bits is None else replace(lab, kv_bits=kv_bits)
 
     # --- the model and its server -------------------------------------------------------------------------------------
