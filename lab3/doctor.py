@@ -240,7 +240,6 @@ def _hubs(environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     answers: dict[str, str | None] = {}
     urls = {name: environ.get(variable) or default for name, variable, default in _HUBS}
-    variables = {name: variable for name, variable, _ in _HUBS}
     threads = [
         threading.Thread(target=lambda n=name, u=url: answers.update({n: _trouble(u)}), daemon=True)
         for name, url in urls.items()
@@ -250,12 +249,13 @@ def _hubs(environ: Mapping[str, str]) -> Iterator[Finding]:
     deadline = time.monotonic() + HUB_TIMEOUT_S + 0.5  # a resolver may take longer than the request's own time-out
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    for name, url in urls.items():
+    for name, variable, _ in _HUBS:
+        url = urls[name]
         trouble = answers.get(name, f"no answer within {HUB_TIMEOUT_S:g} s")
         if trouble is None:
             yield Finding("hub", "ok", f"{name} answers at {url}")
         else:
-            todo = f"pass a folder or `embedded`, or set {variables[name]}=MIRROR"
+            todo = f"pass a folder or `embedded`, or set {variable}=MIRROR"
             yield Finding("hub", "info", f"{name} does not answer at {url}: {trouble}", todo)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from lab3.errors import InfraError, Lab3Error
 from lab3.progress import Progress, silent
+from lab3.rendering import check_tools_shown
 from lab3.serve import ApiServer
 from lab3.serve_flags import Engine, gpu_capability
 from lab3.vram import Meter, Reading
@@ -80,10 +81,11 @@ class MakeServer(Protocol):
 
 
 def make_server(spec: ServerSpec, *, env: Mapping[str, str], log_path: Path | None, progress: Progress) -> ApiServer:
-    """The real LMDeploy. What the folder itself shows needs no server: raises UsageError if it hides tools."""
+    """The real LMDeploy. Raises UsageError for a template that hides tools: what a folder shows needs no server."""
     server = ApiServer(**asdict(spec), env=env, log_path=log_path, progress=progress)
     try:
-        server.check_model()
+        if spec.tool_call_parser is not None:
+            check_tools_shown(server.model)
     except BaseException:
         server.stop()
         raise

@@ -284,7 +284,7 @@ class ApiServer:
             return vram.read(device="cuda", environ={**os.environ, **self._env})
         return None
 
-    def check_model(self) -> None:
+    def _check_model(self) -> None:
         """Raise UsageError or InfraError for what is sure to fail, now rather than after minutes of loading."""
         if self._shows_tools:
             check_tools_shown(self.model)
@@ -311,7 +311,7 @@ class ApiServer:
     def _watch(self, elapsed_s: float) -> None:
         if self._unchecked:  # while the server loads: transformers, which renders templates, takes 0.7 s to be imported
             self._unchecked = False
-            self.check_model()
+            self._check_model()
         if elapsed_s - self._said_at_s >= 1.0:
             self._said_at_s = elapsed_s
             last = (self.log_tail(1) or ["no output yet"])[0]

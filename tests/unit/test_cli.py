@@ -171,7 +171,7 @@ def writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[s
         "lab3.lab.MemoryLog",
         "lab3.lab.Hub",
         "lab3.grading.batch.rubric_key",
-        "lab3.reports.batch.run_all",
+        "lab3.reports.batch._graded",
         "lab3.report.markdown_homework.write_homework",
     ):
         monkeypatch.setattr(work, nothing_works)
