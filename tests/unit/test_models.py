@@ -252,6 +252,18 @@ class TestEmbedded:
             resolve("embedded")
         assert sorted(path.name for path in cache.iterdir()) == ["embedded.lock", embedded.WHEEL]
 
+    def test_a_gguf_is_parsed_once_while_it_is_converted_and_anew_afterwards(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import gguf
+
+        parsed: list[str] = []
+        monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or len(parsed))
+        with embedded._read_once():
+            assert gguf.GGUFReader("a") == gguf.GGUFReader("a") == 1
+            assert gguf.GGUFReader("b") == 2
+        assert gguf.GGUFReader("a") == 3
+
     @pytest.mark.usefixtures("wheel")
     def test_what_a_killed_process_left_is_cleared(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (cache / ".building-x" / "model").mkdir(parents=True)
