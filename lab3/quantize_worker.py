@@ -19,6 +19,7 @@ from lab3.awq_cpu import cpu_precision, search_restores_weights
 from lab3.awq_speed import loaded_already, only_what_is_used, packed_at_once, resident, weights_fit
 from lab3.errors import InfraError, Lab3Error
 from lab3.garbage import collect_rarely
+from lab3.heap import keep_freed_memory
 from lab3.models import read_config
 from lab3.perplexity import load_for_evaluation, measure
 from lab3.progress import Progress
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     """Do the job (a JSON object) given as the only argument."""
     job = json.loads(argv[0])
     collect_rarely()
+    keep_freed_memory()
     _end_with_parent(Path(job["out"]).parent)
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what LMDeploy and its libraries print goes to the log, which is our standard error

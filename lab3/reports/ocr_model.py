@@ -9,6 +9,8 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from lab3.heap import keep_freed_memory
+
 if TYPE_CHECKING:
     from lab3.reports.ocr_picture import Pixels
 
@@ -160,6 +162,7 @@ class _Models:
 def _models() -> _Models:
     from rapidocr import RapidOCR
 
+    keep_freed_memory()
     settings = {
         "Global.log_level": "error",
         "Global.use_cls": False,
