@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab3.errors import Lab3Error
 from lab3.web import render
+from lab3.web.loading import load_gradio
 from lab3.web.page_compare import compare_tab
 from lab3.web.page_parts import Labels, Redrawn, Wanted
 from lab3.web.page_talk import talk_tab
@@ -33,6 +34,7 @@ class Served:
 
 def build(settings: Settings, server: Served, baseline: Served | None = None) -> Blocks:
     """The page, not yet served. Nothing in it is shared by its users but what the arguments say."""
+    load_gradio()
     import gradio as gr
 
     watched = {"server": server.watch} | ({"baseline": baseline.watch} if baseline else {})
