@@ -21,7 +21,7 @@ pytest_plugins = ["lab3.pytest_plugin", "tests.where"]
 wait_patiently()  # two workers share the cores
 collect_rarely()
 # A card of this size is enough for the embedded model, and several servers fit into one machine beside each other.
-os.environ.setdefault("LAB3_CPU_MEMORY", "4GiB")
+os.environ.setdefault("LAB3_CPU_MEMORY", "3GiB")
 
 
 # In this order two workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cpu.test_engine import PROMPTS, answer, cpu_device, engine, reference, tokenizer
+from tests.cpu.test_engine import PROMPTS, answer, cpu_device, engine, likeliest, reference, tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 __all__ = ["cpu_device", "reference", "tokenizer"]
@@ -120,17 +120,12 @@ def test_the_layout_gives_the_tokens_of_transformers(served: tuple[Any, Any]):
 
 def agreement(pipe: Any, reference: Any, tokenizer: Any) -> float:
     """The share of the pipeline's greedy tokens that fp32 transformers, given those before, finds most likely too."""
-    import torch
-
-    same = total = 0
-    for response, prompt in zip(answer(pipe, list(PROMPTS[:10])), PROMPTS[:10], strict=True):
-        messages = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        with torch.inference_mode():
-            best = reference(torch.tensor([ids + list(response.token_ids)])).logits[0, len(ids) - 1 : -1].argmax(-1)
-        same += sum(a == b for a, b in zip(response.token_ids, best.tolist(), strict=True))
-        total += len(response.token_ids)
-    return same / total
+    asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:10]]
+    prompts = [tokenizer.apply_chat_template(each, add_generation_prompt=True, return_dict=False) for each in asked]
+    answers = [list(response.token_ids) for response in answer(pipe, list(PROMPTS[:10]))]
+    best = likeliest(reference, prompts, answers)
+    pairs = [pair for ours, theirs in zip(answers, best, strict=True) for pair in zip(ours, theirs, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
