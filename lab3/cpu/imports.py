@@ -1,10 +1,11 @@
-"""What a server on the CPU has in place of libraries that are imported for pictures, compilers and clusters only.
+"""What a server on the CPU has in place of what is imported for pictures, compilers and clusters, or read repeatedly.
 
 Reading a model's config makes transformers 5 import torchvision (for the type of a video), which imports torch._dynamo
 and sympy, and PyTorch's sharded tensors. LMDeploy decorates functions with torch.compile, which imports torch._dynamo
 even where it is disabled, and looks at AutoProcessor, which imports the rest. Its check of the environment compares two
 tensors with torch.testing, which imports sharded tensors again, and sympy. Together they were a quarter of a server's
-start. Vision and clusters are refused on this device (`lab3.cpu.limits`).
+start. Vision and clusters are refused on this device (`lab3.cpu.limits`). And the tokenizer is read four times, by the
+chat template twice, by the API and by the engine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,21 @@ def of_folders(structure: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return structure(path.parent if path.name == "__init__.py" else module_path)
 
     return of_folder
+
+
+def read_once(loader: Any) -> Any:
+    """transformers' `AutoTokenizer.from_pretrained`: a folder's tokenizer, the same for all who ask in the same way."""
+    load, read = loader.__func__, dict[tuple[str, ...], Any]()
+
+    def from_pretrained(cls: Any, name: Any, *inputs: Any, **options: Any) -> Any:
+        if inputs or not Path(name).is_dir():
+            return load(cls, name, *inputs, **options)
+        asked = (str(Path(name).resolve()), repr(sorted(options.items())))
+        if asked not in read:
+            read[asked] = load(cls, name, **options)
+        return read[asked]
+
+    return classmethod(from_pretrained)
 
 
 def never(_: Any) -> Callable[[], bool]:

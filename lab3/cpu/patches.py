@@ -2,7 +2,8 @@
 
 LMDeploy's integrations of other devices "patch the canonical cuda device path before reaching this layer" (its own
 words, engine/cache_engine/engine.py), and so does this one, but by name and in LMDeploy's modules alone (`PATCHES`):
-torch stays as it is. A server's own process does without some imports of torch and transformers, too (`IMPORTS`).
+torch stays as it is. A server's own process does without some imports of torch and transformers, too, and reads its
+tokenizer once (`IMPORTS`).
 Everything is looked up and compared with what 0.18 has before anything is changed.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lab3.cpu.imports import AutoProcessor, as_it_is, never, of_folders
+from lab3.cpu.imports import AutoProcessor, as_it_is, never, of_folders, read_once
 from lab3.errors import InfraError
 
 _MAX_BATCH_SIZE = 32  # as LMDeploy has one for each card: 128 for an unknown one
@@ -451,4 +452,9 @@ IMPORTS: tuple[Patch, ...] = (
     Patch("transformers.utils.import_utils:is_torch_distributed_available", _CLUSTERS, never, ()),
     Patch("transformers.utils:is_torch_distributed_available", _CLUSTERS, never, ()),
     Patch("transformers:AutoProcessor", "LMDeploy looks at it, which imports all processors", lambda _: AutoProcessor),
+    Patch(
+        "transformers.models.auto.tokenization_auto:AutoTokenizer.from_pretrained",
+        "the chat template, the API and the engine read the same tokenizer, four times in all",
+        read_once,
+    ),
 )

@@ -96,6 +96,23 @@ def test_a_processor_is_imported_when_it_is_asked_for(embedded_model: Path, as_i
     )
 
 
+def test_a_tokenizer_is_read_once_by_those_who_ask_for_it_in_the_same_way(
+    embedded_model: Path, embedded_base: Path, tmp_path: Path, as_it_was: None
+):
+    from transformers import AutoTokenizer
+
+    assert import_less() == []
+    first = AutoTokenizer.from_pretrained(embedded_model)
+    same = tmp_path / "same"
+    same.symlink_to(embedded_model)
+    assert AutoTokenizer.from_pretrained(str(same)) is first
+    assert AutoTokenizer.from_pretrained(embedded_base) is not first
+    left = AutoTokenizer.from_pretrained(embedded_model, padding_side="left")
+    assert (left.padding_side, first.padding_side) == ("left", "right")
+    uninstall()
+    assert AutoTokenizer.from_pretrained(embedded_model) is not first
+
+
 @pytest.mark.parametrize("disabled", ["1", "0"])
 def test_torch_compiles_for_those_who_ask_for_it(disabled: str, monkeypatch: pytest.MonkeyPatch, as_it_was: None):
     import torch
