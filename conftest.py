@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["lab3.pytest_plugin", "tests.where"]
 
-wait_patiently()  # two workers share the cores
+wait_patiently()  # the workers share the cores
 collect_rarely()
 # A card of this size is enough for the embedded model, and several servers fit into one machine beside each other.
 os.environ.setdefault("LAB3_CPU_MEMORY", "3GiB")
 
 
-# In this order two workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once
+# In this order the workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once
 # beside what mostly waits; then what computes beside what asks servers; and what waits for processes and clocks in one
 # of them beside the many small ones, so that they do not both wait.
 _GROUPS = ("servers", "sandbox", "kernels", "engine", "web", "suite", "docs", "waiting")

@@ -29,7 +29,7 @@ ELSEWHERE = {
         ".ci/run", "python3 -m pip install tox tox-uv && python3 -m tox run -e test", "CI runs this line"
     ),
     "pytest tests/lab -n 2": Elsewhere(
-        "tox.ini", "commands = pytest -n 2 ", "`tox -e test`, which runs this test, too"
+        "tox.ini", "commands = pytest -n 3 ", "`tox -e test`, which runs this test, too"
     ),
     "python -m pip install tox tox-uv": Elsewhere("tests/unit/test_ci_docs.py", "def test_every_pytest_option", _GPU),
     "python -m tox run -e gpu -- --lab3-out=lab3-suite --junitxml=lab3-suite/junit.xml --html=lab3-suite/report.html"
