@@ -236,9 +236,15 @@ def _from_hub(name: str, progress: Progress) -> Path:
             "ModelScope's client is not installed", todo="in lab3's folder type `pip install '.[modelscope]'`"
         ) from error
     except Exception as error:  # each hub has its own tree of errors, and requests' and httpx's below it
+        if modelscope:
+            raise InfraError(
+                f"could not download {name} from ModelScope: {(str(error) or repr(error)).splitlines()[0]}",
+                why="the hub cannot be reached from here, or has no such model",
+                todo="download it elsewhere and pass the folder; or unset LMDEPLOY_USE_MODELSCOPE, for Hugging Face; "
+                f"or use `{EMBEDDED}`",
+            ) from error
         raise InfraError(
-            f"could not download {name} from {'ModelScope' if modelscope else 'Hugging Face'}: "
-            f"{(str(error) or repr(error)).splitlines()[0]}",
+            f"could not download {name} from Hugging Face: {(str(error) or repr(error)).splitlines()[0]}",
             why="the hub cannot be reached from here, or has no such model",
             todo="download it elsewhere and pass the folder; or set HF_ENDPOINT to a mirror, or "
             "LMDEPLOY_USE_MODELSCOPE=True after `pip install '.[modelscope]'` in lab3's folder; "

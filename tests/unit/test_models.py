@@ -146,6 +146,14 @@ def test_modelscope_is_asked_when_lmdeploy_would_ask_it(folder: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
     assert resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat") == folder
     assert asked == ["Shanghai_AI_Laboratory/internlm2_5-1_8b-chat"]
+    def unreachable(*_: object, **__: object) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=unreachable))
+    with pytest.raises(InfraError, match="from ModelScope: no route") as caught:
+        resolve("some/model")
+    assert "unset LMDEPLOY_USE_MODELSCOPE" in caught.value.todo, "setting it is no way out"
+
     monkeypatch.setitem(sys.modules, "modelscope", None)  # as if it were not installed
     with pytest.raises(InfraError, match="not installed") as caught:
         resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat")
