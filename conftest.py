@@ -54,8 +54,8 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    """SmolLM2-135M-Instruct as a plain fp16 folder."""
+def embedded_model(embedded_base: Path) -> Path:
+    """SmolLM2-135M-Instruct as a plain fp16 folder. Where its base lies already, it is made of that."""
     from lab3.models import resolve
 
     return resolve("embedded")

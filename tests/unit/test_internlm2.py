@@ -138,7 +138,8 @@ class TestTokenizer:
         assert len(plain) > 10_000
         ours = tokenizer(plain, add_special_tokens=False).input_ids
         assert [text for text, ids in zip(plain, ours, strict=True) if ids != reference.encode(text)] == []
-        spaced = [text for text in plain if "▁" not in text]  # SentencePiece's own sign of a space
+        spaced = [text for text in plain if "▁" not in text][::3]  # SentencePiece's own sign of a space
+        assert len(spaced) > 10_000
         assert [text for text in spaced if tokenizer.decode(tokenizer(text).input_ids[1:]) != text] == []
 
     def test_special_tokens_have_internlm_s_ids_and_part_the_text(self, source: Path, converted: Path) -> None:

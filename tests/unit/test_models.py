@@ -146,6 +146,7 @@ def test_modelscope_is_asked_when_lmdeploy_would_ask_it(folder: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
     assert resolve("Shanghai_AI_Laboratory/internlm2_5-1_8b-chat") == folder
     assert asked == ["Shanghai_AI_Laboratory/internlm2_5-1_8b-chat"]
+
     def unreachable(*_: object, **__: object) -> str:
         raise ConnectionError("no route")
 
@@ -248,6 +249,16 @@ class TestEmbedded:
         base = embedded.embedded_folder(lambda message, **_: None, tool_caller=False)
         assert base not in (first, second)
         assert not (base / "merged.txt").exists()
+
+    @pytest.mark.usefixtures("wheel")
+    def test_where_the_base_lies_already_it_is_not_converted_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(embedded, "_convert_gguf", self.convert)
+        base = embedded.embedded_folder(lambda message, **_: None, tool_caller=False)
+        monkeypatch.setattr(embedded, "_convert_gguf", None)  # a second conversion would fail
+        made = resolve("embedded")
+        assert (made / "merged.txt").read_text() == "toolcaller"
+        assert made != base
+        assert sorted(path.name for path in base.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
     @pytest.mark.usefixtures("wheel")
     def test_a_broken_conversion_leaves_nothing_half_made(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
