@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NEW_OBJECTS = 50_000  # between two looks at the young ones; Python's default is 700, and 2,000 from 3.13 on
 
@@ -23,3 +25,16 @@ def collect_rarely() -> None:
     young, *older = gc.get_threshold()
     if 0 < young < _NEW_OBJECTS:
         gc.set_threshold(_NEW_OBJECTS, *older)
+
+
+@contextmanager
+def all_of_it_stays() -> Iterator[None]:
+    """Garbage is not looked for in the block, which imports; what is there at its end is not looked at later either."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from lab3.errors import Lab3Error
-from lab3.garbage import collect_rarely
+from lab3.garbage import all_of_it_stays, collect_rarely
 from lab3.threads import wait_patiently
 
 _NEEDS_DEVICE = (("lite", "auto_awq"), ("lite", "calibrate"), ("lite", "smooth_quant"))
@@ -23,13 +23,14 @@ def main(argv: list[str]) -> int:
     wait_patiently()
     collect_rarely()
     try:
-        from lab3.cpu.patches import import_less, install
+        with all_of_it_stays():
+            from lab3.cpu.patches import import_less, install
 
-        if any(tuple(argv[1 : 1 + len(command)]) == command for command in _RUNS_AN_ENGINE):
-            for moved in import_less():
-                sys.stderr.write(f"warning: the start is slower than it could be (lab3/cpu/patches.py): {moved}\n")
-        install()
-        from lmdeploy.cli.entrypoint import run
+            if any(tuple(argv[1 : 1 + len(command)]) == command for command in _RUNS_AN_ENGINE):
+                for moved in import_less():
+                    sys.stderr.write(f"warning: the start is slower than it could be (lab3/cpu/patches.py): {moved}\n")
+            install()
+            from lmdeploy.cli.entrypoint import run
 
         sys.argv = argv
         run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,13 @@ from lab3.cpu.patches import IMPORTS, import_less, uninstall
 from lab3.errors import UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
+
+
+@pytest.fixture(autouse=True)
+def _garbage_is_no_part_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command takes what there is for imported, which in this process may be an engine that nobody has any more."""
+    monkeypatch.setattr("lab3.cpu.__main__.all_of_it_stays", contextlib.nullcontext)
+
 
 # What api_server does before its engine starts, and the modules of layers, in a Python of its own.
 _START = """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab3.garbage import collect_rarely
+from lab3.garbage import all_of_it_stays, collect_rarely
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +42,18 @@ def test_a_process_that_ends_looks_for_none(times: int, frozen: bool):
     calls = "; lab3.garbage.collect_rarely()" * times
     done = subprocess.run([sys.executable, "-c", code + calls], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(frozen)]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_none_is_looked_for_while_all_of_it_stays(enabled: bool):
+    if not enabled:
+        gc.disable()
+    frozen = gc.get_freeze_count()
+    try:
+        with all_of_it_stays():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.enable()
+        gc.unfreeze()
