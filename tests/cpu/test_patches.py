@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
 import json
@@ -19,12 +18,6 @@ from lab3.cpu import patches
 from lab3.errors import InfraError, UsageError
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _garbage_is_no_part_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command takes what there is for imported, which in this process may be an engine that nobody has any more."""
-    monkeypatch.setattr("lab3.cpu.__main__.all_of_it_stays", contextlib.nullcontext)
 
 
 @pytest.fixture
@@ -218,21 +211,12 @@ def test_the_command_refuses_what_the_cpu_cannot_do_with_the_usage_exit_code(
     assert "Traceback" not in done.stderr
 
 
-def test_the_command_offers_the_cpu_and_nothing_else(
-    cpu_device: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """In this process, which has LMDeploy imported; its command line can be built once in a process."""
-    from lab3.cpu.__main__ import main
-
-    monkeypatch.setattr(patches, "import_less", list)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    with pytest.raises(SystemExit) as ended:
-        main(["lmdeploy", "serve", "api_server", "model", "--device", "cuda"])
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "--device" in said
-    assert "'cpu'" in said
-    assert "usage: lmdeploy serve api_server " in said  # LMDeploy's own parser
+def test_the_command_offers_the_cpu_and_nothing_else():
+    done = lmdeploy_on_cpu("serve", "api_server", "model", "--device", "cuda")
+    assert done.returncode == 2
+    assert "--device" in done.stderr
+    assert "'cpu'" in done.stderr
+    assert "usage: lmdeploy serve api_server " in done.stderr  # LMDeploy's own parser
 
 
 def test_the_command_is_lmdeploys():
