@@ -26,7 +26,7 @@ os.environ.setdefault("LAB3_CPU_MEMORY", "3GiB")
 
 # In this order the workers take them (`--no-loadscope-reorder`): quantization, which others wait for, begins at once
 # beside what mostly waits; then what computes beside what asks servers; and what waits for processes and clocks in one
-# of them beside the many small ones, so that they do not both wait.
+# of them beside the many small ones, so that not all of them wait.
 _GROUPS = ("servers", "sandbox", "kernels", "engine", "web", "suite", "docs", "waiting")
 
 

@@ -206,7 +206,8 @@ def _read_once() -> Iterator[None]:
     """
     import gguf
 
-    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names if hasattr(gguf, name)}  # without one it is only slower
     for name, original in originals.items():
         setattr(gguf, name, cache(original))
     try:

@@ -40,7 +40,7 @@ from lab3.reports.store import (
 )
 from lab3.reports.work import PRINTS, Plan, Task, Worked, grade_one, rubric_key, ungraded
 
-_MOST_WORKERS = 8  # each has OCR's models in its memory, some 500 MiB
+_MOST_WORKERS = 8  # each has OCR's models in its memory, 600 to 800 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
