@@ -120,12 +120,11 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         """Repack once after loading; the loader's tensors are dropped.
 
         qweight int32 [K, N/8], scales fp16 [K/g, N], qzeros int32 [K/g, N/8]
-        → as `products.times_4_bits` reads them: uint8 [N'/64, K, 32], fp16 [K/g, N'], uint8 [K/g, N'].
+        → as `products.times_4_bits` reads them: uint8 [N'/64, K, 32], fp16 and uint8 [N'/64, K/g, 64].
         """
         codes, zeros = unpack_awq(qweight, qzeros, self.spec.w_bit)
-        filling = (0, -self.spec.out_features % products.BLOCK)
-        scales, zeros = F.pad(scales.half(), filling).contiguous(), F.pad(zeros.to(torch.uint8), filling).contiguous()
-        return products.blocks_of_codes(codes), scales, zeros, bias
+        in_blocks = products.blocks_of_groups
+        return products.blocks_of_codes(codes), in_blocks(scales.half()), in_blocks(zeros.to(torch.uint8)), bias
 
     def forward(
         self, x: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
@@ -136,7 +135,7 @@ class PackedW4A16(LinearW4A16Impl):  # type: ignore[misc]
         weights = stored(qweight), stored(scales), stored(qzeros)
         if step := decoding(out, rows):
             blocks, k = qweight.shape[:2]
-            facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": len(scales)}
+            facts = {"rows": len(rows), "k": k, "n": out.size(1), "blocks": blocks, "groups": scales.size(1)}
             reads = {"x": rows, "weight": qweight, "scales": scales, "zeros": qzeros}
             step.do(TIMES_4, tasks=min(blocks, _TASKS), reads=reads, writes={"out": out}, **facts)
         elif getattr(_step, "is_decoding", True):

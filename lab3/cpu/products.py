@@ -26,7 +26,7 @@ from torch import Tensor
 from lab3.cpu.compiled import FAST, ZERO, compiled, load, store
 
 BLOCK = 64  # outputs that lie together in the layout of 4-bit weights
-_ROWS, _COLUMNS = 4, 4  # of a tile, which has a register for each: as many as leave room for the weights
+_ROWS = 4  # of a tile
 _PROMPT_ROWS = 6  # of a tile whose weights are fp32 already
 _DEPTH = 2048  # inputs of a block whose weights are fp32 at a time: 512 KiB, which stay in a core's own cache
 _LANES = 16
@@ -122,30 +122,19 @@ def tile_of_floats(
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _tile_of_dots(
-    _: Any,
-    rows: Any,
-    columns: Any,
-    x: Any,
-    x_step: Any,
-    weight: Any,
-    start: Any,
-    weight_step: Any,
-    inputs: Any,
-    sums: Any,
-) -> Any:
-    """`rows` rows of x times `columns` rows of a weight (literals), over inputs // 16 * 16 inputs
-    → sums fp32 [rows, columns].
+def _tile_of_dots(_: Any, rows: Any, x: Any, x_step: Any, weight: Any, start: Any, inputs: Any, sums: Any) -> Any:
+    """`rows` (a literal) rows of x times a row of a weight, over inputs // 16 * 16 inputs → sums fp32 [rows].
 
-    Addresses and steps in bytes but `weight`, whose type tells what lies at `start`: x fp32 [rows, inputs], the weight
-    [columns, inputs].
+    One row of the weight at a time, so that it is read from memory in one stream, which processors read far ahead.
+    Addresses and steps in bytes but `weight`, whose type tells what lies at `start`: x fp32 [rows, inputs], a row each
+    `x_step`.
     """
     if weight.dtype not in (types.uint16, types.int16) or weight.layout != "C":
         raise TypingError("a weight of 16 bits in one piece is wanted")
-    r_count, c_count, bf16 = rows.literal_value, columns.literal_value, weight.dtype == types.int16
+    count, bf16 = rows.literal_value, weight.dtype == types.int16
 
     def generate(_: Any, builder: ir.IRBuilder, __: Any, arguments: Sequence[Any]) -> Any:
-        _, _, x, x_step, _, start, weight_step, inputs, sums = arguments
+        _, x, x_step, _, start, inputs, sums = arguments
 
         def widen(at: Any) -> Any:
             if bf16:
@@ -154,16 +143,15 @@ def _tile_of_dots(
             return builder.fpext(_load(builder, at, ir.VectorType(ir.HalfType(), _LANES)), _FLOATS)
 
         def step(i: Any, totals: list[Any]) -> list[Any]:
-            weights = [widen(_at(builder, start, weight_step, column, i, 2)) for column in range(c_count)]
-            factors = [_load(builder, _at(builder, x, x_step, row, i, 4), _FLOATS) for row in range(r_count)]
-            pairs = [(factor, each) for factor in factors for each in weights]
-            return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+            weights = widen(builder.add(start, builder.mul(i, _I64(2))))
+            factors = [_load(builder, _at(builder, x, x_step, row, i, 4), _FLOATS) for row in range(count)]
+            return [_multiply_add(builder, each, weights, total) for each, total in zip(factors, totals, strict=True)]
 
         whole = builder.and_(inputs, _I64(-_LANES))
-        for number, total in enumerate(_loop(builder, whole, _LANES, r_count * c_count, step)):
+        for number, total in enumerate(_loop(builder, whole, _LANES, count, step)):
             _save(builder, _sum(builder, total), builder.add(sums, _I64(4 * number)))
 
-    return types.void(rows, columns, types.intp, types.intp, weight, *[types.intp] * 4), generate
+    return types.void(rows, types.intp, types.intp, weight, *[types.intp] * 3), generate
 
 
 def _codes_of_block(builder: ir.IRBuilder, codes: Any, i: Any) -> list[Any]:
@@ -237,36 +225,28 @@ def _sum(builder: ir.IRBuilder, vector: Any) -> Any:
 def times_16_bits(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
     """x [rows, k] times weight [n, k] of 16 bits → columns `first` to `last` of out [rows, n]."""
     rows, k = x.shape
-    wide, sums = np.empty((rows, k), np.float32), np.empty((_ROWS, _COLUMNS), np.float32)
+    wide, sums = np.empty((rows, k), np.float32), np.empty(_ROWS, np.float32)
     for row in range(rows):
         for i in range(k):
             wide[row, i] = load(x[row, i])
-    at, x_step, step, to = wide.ctypes.data, 4 * k, 2 * k, sums.ctypes.data
-    for column in range(first, last, _COLUMNS):
-        columns = min(_COLUMNS, last - column)
+    at, step, to = wide.ctypes.data, 4 * k, sums.ctypes.data
+    for column in range(first, last):
+        start = weight.ctypes.data + 2 * k * column
         for row in range(0, rows, _ROWS):
-            count = min(_ROWS, rows - row)
-            start, source = weight.ctypes.data + column * step, at + row * x_step
-            if columns < _COLUMNS:
-                for r in range(count):
-                    for c in range(columns):
-                        _tile_of_dots(
-                            1, 1, source + r * x_step, x_step, weight, start + c * step, step, k, to + 16 * r + 4 * c
-                        )
-            elif count == 4:
-                _tile_of_dots(4, 4, source, x_step, weight, start, step, k, to)
+            count, source = min(_ROWS, rows - row), at + row * step
+            if count == 4:
+                _tile_of_dots(4, source, step, weight, start, k, to)
             elif count == 3:
-                _tile_of_dots(3, 4, source, x_step, weight, start, step, k, to)
+                _tile_of_dots(3, source, step, weight, start, k, to)
             elif count == 2:
-                _tile_of_dots(2, 4, source, x_step, weight, start, step, k, to)
+                _tile_of_dots(2, source, step, weight, start, k, to)
             else:
-                _tile_of_dots(1, 4, source, x_step, weight, start, step, k, to)
+                _tile_of_dots(1, source, step, weight, start, k, to)
             for r in range(count):
-                for c in range(columns):
-                    product = sums[r, c]
-                    for i in range(k // _LANES * _LANES, k):
-                        product += wide[row + r, i] * load(weight[column + c, i])
-                    out[row + r, column + c] = store(out, product)
+                product = sums[r]
+                for i in range(k // _LANES * _LANES, k):
+                    product += wide[row + r, i] * load(weight[column, i])
+                out[row + r, column] = store(out, product)
 
 
 @compiled(fastmath=FAST)
@@ -274,10 +254,11 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
     """x [rows, k] times 4-bit weights → the outputs of the blocks `first` to `last` in out [rows, n].
 
     A weight is (code - zero) * scale. codes uint8 [blocks, k, BLOCK / 2]: the first half of a block's outputs in the
-    low nibbles, the others in the high ones; scales [groups, n'] and zeros uint8 [groups, n'], n' whole blocks.
+    low nibbles, the others in the high ones; scales [blocks, groups, BLOCK] and zeros uint8 [blocks, groups, BLOCK],
+    in the order in which they are read, as the codes are.
     """
     rows, k = x.shape
-    groups, n = scales.shape[0], out.shape[1]
+    groups, n = scales.shape[1], out.shape[1]
     size = k // groups
     wide, totals = np.empty((rows, k), np.float32), np.empty((rows, groups), np.float32)
     for row in range(rows):
@@ -310,7 +291,7 @@ def times_4_bits(x: Any, codes: Any, scales: Any, zeros: Any, first: int, last: 
                 else:
                     _tile_of_codes(1, source, step, start, size, to)
                 for i in range(BLOCK):
-                    scale[i], zero[i] = load(scales[group, column + i]), np.float32(zeros[group, column + i])
+                    scale[i], zero[i] = load(scales[block, group, i]), np.float32(zeros[block, group, i])
                 for r in range(count):
                     total = totals[row + r, group]
                     for i in range(BLOCK):
@@ -329,7 +310,7 @@ def prompt_times_4_bits(
     Each block's rows are cut into `parts`; this computes those from `first` to `last` of all blocks' parts.
     """
     rows, k = x.shape
-    n, size = out.shape[1], k // scales.shape[0]
+    n, size = out.shape[1], k // scales.shape[1]
     depth = min(k, max(1, _DEPTH // size) * size)
     weights = np.empty((depth, BLOCK), np.float32)
     factor, offset = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -342,8 +323,8 @@ def prompt_times_4_bits(
             inputs = min(depth, k - start)
             for group in range(start // size, (start + inputs) // size):
                 for i in range(BLOCK):
-                    factor[i] = load(scales[group, BLOCK * block + i])
-                    offset[i] = -np.float32(zeros[group, BLOCK * block + i]) * factor[i]
+                    factor[i] = load(scales[block, group, i])
+                    offset[i] = -np.float32(zeros[block, group, i]) * factor[i]
                 source = codes.ctypes.data + (block * k + group * size) * (BLOCK // 2)
                 to = weights.ctypes.data + (group * size - start) * step
                 _unpack(source, size, factor.ctypes.data, offset.ctypes.data, to, step)
@@ -372,6 +353,13 @@ def _prompt_tile(count: int, x: Any, x_step: int, weights: Any, inputs: int, sum
         if count % 2:
             at, to = x + (count - 1) * x_step, sums + (count - 1) * 4 * BLOCK
             tile_of_floats(1, at, x_step, weights, 4 * BLOCK, inputs, to, 4 * BLOCK)
+
+
+def blocks_of_groups(numbers: Tensor) -> Tensor:
+    """What each group of inputs has for each output, [groups, n], as `times_4_bits` reads it: [blocks, groups, BLOCK],
+    filled up with 0."""
+    whole = torch.nn.functional.pad(numbers, (0, -numbers.size(1) % BLOCK))
+    return whole.view(len(numbers), -1, BLOCK).transpose(0, 1).contiguous()
 
 
 def blocks_of_codes(codes: Tensor) -> Tensor:

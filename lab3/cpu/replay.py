@@ -109,8 +109,8 @@ def _work(o: Any, task: int, like: Any) -> None:
     elif o.kind == TIMES_4:
         x, out = carray(_pointer(o.x), (rows, k), like.dtype), carray(_pointer(o.out), (rows, n), like.dtype)
         codes = carray(_pointer(o.weight), (o.blocks, k, products.BLOCK // 2), np.uint8)
-        scales = carray(_pointer(o.scales), (o.groups, o.blocks * products.BLOCK), np.uint16)
-        zeros = carray(_pointer(o.zeros), (o.groups, o.blocks * products.BLOCK), np.uint8)
+        scales = carray(_pointer(o.scales), (o.blocks, o.groups, products.BLOCK), np.uint16)
+        zeros = carray(_pointer(o.zeros), (o.blocks, o.groups, products.BLOCK), np.uint8)
         begin, end = o.blocks * task // o.tasks, o.blocks * (task + 1) // o.tasks
         products.times_4_bits(x, codes, scales, zeros, begin, end, out)
     elif o.kind == TIMES_16:

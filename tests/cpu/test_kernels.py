@@ -375,7 +375,8 @@ from lab3.cpu import products, prompts
 rows, k, n, groups, bits = 7, 1024, 2 * products.BLOCK, 8, np.float16
 one = np.ones((rows, k), bits).view(np.uint16)
 codes = np.full((2, k, products.BLOCK // 2), 0x33, np.uint8)
-scales, zeros = np.ones((groups, n), bits).view(np.uint16), np.full((groups, n), 2, np.uint8)
+of_groups = (2, groups, products.BLOCK)
+scales, zeros = np.ones(of_groups, bits).view(np.uint16), np.full(of_groups, 2, np.uint8)
 keys, values = np.ones((1, 64, 64), np.float32), np.ones((1, 64, 64), np.float32)
 outs = {name: np.zeros((rows, n), bits) for name in ("16 bits", "4 bits", "4 bits of a prompt")}
 outs["attention"] = np.zeros((rows, 3, 64), bits)
