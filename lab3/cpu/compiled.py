@@ -24,7 +24,7 @@ from lab3.cache import cache_root
 
 # Sums in any order, products and sums in one instruction; nothing is assumed about infinities and NaN.
 FAST = {"reassoc", "contract", "nsz"}
-_MODULES = ("compiled", "kernels", "products", "prompts", "replay")
+_MODULES = ("compiled", "tiles", "kernels", "products", "prompts", "replay")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 

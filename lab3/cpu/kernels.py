@@ -17,6 +17,9 @@ from numba import types
 from numba.extending import overload
 
 from lab3.cpu.compiled import FAST, HALF, ONE, ZERO, byte, compiled, exp, high, load, low, store, truncated
+from lab3.cpu.tiles import BLOCK, LANES, tile_of_dots, tile_of_floats, widen, widen_codes
+
+_ROWS = 4  # of a tile
 
 # --- between the matrix products ---------------------------------------------------------------------------------
 
@@ -165,28 +168,35 @@ def write(new: Any, blocks: Any, offsets: Any, cache: Any, scales_zeros: Any, fi
             _write(new[token, head], cache[block, offset, head], scales_zeros[block, offset, head])
 
 
-def read_token(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
-    """One head of one token as fp32 → out [d]."""
+def read_tokens(cache: Any, scales_zeros: Any, block: Any, count: Any, head: Any, d: Any, out: Any) -> None:
+    """One head of the first `count` tokens of a block, `d` numbers of each, as fp32 → out [tokens, d or more]."""
 
 
-@overload(read_token, strict=False)  # type: ignore[untyped-decorator]
-def _read_overload(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> Any:
-    def plain(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
-        for i in range(out.shape[0]):
-            out[i] = load(cache[block, offset, head, i])
+@overload(read_tokens, strict=False)  # type: ignore[untyped-decorator]
+def _read_overload(cache: Any, scales_zeros: Any, block: Any, count: Any, head: Any, d: Any, out: Any) -> Any:
+    def plain(cache: Any, scales_zeros: Any, block: Any, count: Any, head: Any, d: Any, out: Any) -> None:
+        source = cache.ctypes.data + block * cache.strides[0] + head * cache.strides[2]
+        for token in range(count):
+            widen(cache, source + token * cache.strides[1], d, out.ctypes.data + token * out.strides[0])
+            for i in range(d // LANES * LANES, d):
+                out[token, i] = load(cache[block, token, head, i])
 
-    def quantized(cache: Any, scales_zeros: Any, block: Any, offset: Any, head: Any, out: Any) -> None:
-        scale = load(scales_zeros[block, offset, head, 0])
-        zero = load(scales_zeros[block, offset, head, 1])
-        half = cache.shape[3]
-        if half * 2 == out.shape[0]:
-            for i in range(half):
-                out[i] = (low(cache[block, offset, head, i]) - zero) * scale
-            for i in range(half):
-                out[half + i] = (high(cache[block, offset, head, i]) - zero) * scale
-        else:
-            for i in range(half):
-                out[i] = (byte(cache[block, offset, head, i]) - zero) * scale
+    def quantized(cache: Any, scales_zeros: Any, block: Any, count: Any, head: Any, d: Any, out: Any) -> None:
+        size = cache.shape[3]
+        source = cache.ctypes.data + block * cache.strides[0] + head * cache.strides[2]
+        for token in range(count):
+            scale = load(scales_zeros[block, token, head, 0])
+            zero = load(scales_zeros[block, token, head, 1])
+            codes, to = source + token * cache.strides[1], out.ctypes.data + token * out.strides[0]
+            if size == d:
+                widen_codes(8, codes, size, zero, scale, to)
+                for i in range(size // LANES * LANES, size):
+                    out[token, i] = (byte(cache[block, token, head, i]) - zero) * scale
+            else:
+                widen_codes(4, codes, size, zero, scale, to)
+                for i in range(size // LANES * LANES, size):
+                    out[token, i] = (low(cache[block, token, head, i]) - zero) * scale
+                    out[token, size + i] = (high(cache[block, token, head, i]) - zero) * scale
 
     return quantized if cache.dtype == types.uint8 else plain
 
@@ -213,20 +223,27 @@ def attend(
     """
     heads, d = query.shape
     group, d_v = heads // k_cache.shape[2], out.shape[1]
-    key, value = np.empty(d, np.float32), np.empty(d_v, np.float32)
-    weights, sums = np.empty((group, length), np.float32), np.empty((group, d_v), np.float32)
-    queries = np.empty((group, d), np.float32)
+    width, width_v, tokens = -(-d // BLOCK) * BLOCK, -(-d_v // BLOCK) * BLOCK, min(size, length)
+    # What fills them up is zero, so that it counts for nothing.
+    queries, keys = np.zeros((group, width), np.float32), np.empty((tokens, width), np.float32)
+    values, part = np.empty((tokens, width_v), np.float32), np.empty((_ROWS, width_v), np.float32)
+    keys[:, d:], values[:, d_v:] = ZERO, ZERO
+    weights, sums = np.empty((group, length), np.float32), np.empty((group, width_v), np.float32)
     for kv_head in range(first, last):
         for member in range(group):
             for i in range(d):
-                queries[member, i] = load(query[kv_head * group + member, i])
-        for token in range(length):
-            read_token(k_cache, k_scales, blocks[token // size], token % size, kv_head, key)
-            for member in range(group):
-                product = ZERO
-                for i in range(d):
-                    product += queries[member, i] * key[i]
-                weights[member, token] = product * np.float32(scale)
+                queries[member, i] = load(query[kv_head * group + member, i]) * np.float32(scale)
+            for i in range(d_v):
+                sums[member, i] = ZERO
+        for begin in range(0, length, size):
+            count = min(size, length - begin)
+            read_tokens(k_cache, k_scales, blocks[begin // size], count, kv_head, d, keys)
+            for member in range(0, group, _ROWS):
+                at, rows = queries.ctypes.data + 4 * width * member, min(_ROWS, group - member)
+                for token in range(count):
+                    _dots(rows, at, 4 * width, keys, keys.ctypes.data + 4 * width * token, width, part.ctypes.data)
+                    for row in range(rows):
+                        weights[member + row, begin + token] = part[0, row]
         for member in range(group):
             most, total = weights[member, 0], ZERO
             for token in range(1, length):
@@ -237,14 +254,42 @@ def attend(
                 total += weights[member, token]
             for token in range(length):
                 weights[member, token] /= total
-            for i in range(d_v):
-                sums[member, i] = ZERO
-        for token in range(length):
-            read_token(v_cache, v_scales, blocks[token // size], token % size, kv_head, value)
-            for member in range(group):
-                weight = weights[member, token]
-                for i in range(d_v):
-                    sums[member, i] += weight * value[i]
+        for begin in range(0, length, size):
+            count = min(size, length - begin)
+            read_tokens(v_cache, v_scales, blocks[begin // size], count, kv_head, d_v, values)
+            for member in range(0, group, _ROWS):
+                at, rows = weights.ctypes.data + 4 * (length * member + begin), min(_ROWS, group - member)
+                for column in range(0, d_v, BLOCK):
+                    value, to = values.ctypes.data + 4 * column, part.ctypes.data + 4 * column
+                    tile(rows, at, 4 * length, value, 4 * width_v, count, to, 4 * width_v)
+                for row in range(rows):
+                    for i in range(d_v):
+                        sums[member + row, i] += part[row, i]
         for member in range(group):
             for i in range(d_v):
                 out[kv_head * group + member, i] = store(out, sums[member, i])
+
+
+@compiled()
+def tile(count: int, x: Any, x_step: int, matrix: Any, step: int, inputs: int, out: Any, out_step: int) -> None:
+    """`tile_of_floats` for at most four rows."""
+    if count == 4:
+        tile_of_floats(4, x, x_step, matrix, step, inputs, out, out_step)
+    elif count == 3:
+        tile_of_floats(3, x, x_step, matrix, step, inputs, out, out_step)
+    elif count == 2:
+        tile_of_floats(2, x, x_step, matrix, step, inputs, out, out_step)
+    else:
+        tile_of_floats(1, x, x_step, matrix, step, inputs, out, out_step)
+
+
+@compiled()
+def _dots(count: int, x: Any, x_step: int, keys: Any, key: int, inputs: int, sums: Any) -> None:
+    if count == 4:
+        tile_of_dots(4, x, x_step, keys, key, inputs, sums)
+    elif count == 3:
+        tile_of_dots(3, x, x_step, keys, key, inputs, sums)
+    elif count == 2:
+        tile_of_dots(2, x, x_step, keys, key, inputs, sums)
+    else:
+        tile_of_dots(1, x, x_step, keys, key, inputs, sums)

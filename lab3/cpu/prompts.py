@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from lab3.cpu.compiled import FAST, ZERO, compiled, exp, load, store
-from lab3.cpu.kernels import read_token
-from lab3.cpu.products import BLOCK, tile_of_floats
+from lab3.cpu.kernels import read_tokens, tile
+from lab3.cpu.tiles import BLOCK, LANES
 
 _ROWS = 4  # tokens of a tile
-_LANES = 16
 _LEAST = np.float32(-3e38)
 
 
@@ -39,16 +38,17 @@ def read(
     d' and length' are `padded`, and what is there too much is not written.
     """
     size = cache.shape[1]
-    token = np.empty(d, np.float32)
+    tokens = np.empty((min(size, length), d), np.float32)
     for head in range(first, last):
-        for number in range(length):
-            read_token(cache, scales_zeros, blocks[number // size], number % size, head, token)
+        for begin in range(0, length, size):
+            count = min(size, length - begin)
             if across:
+                read_tokens(cache, scales_zeros, blocks[begin // size], count, head, d, tokens)
                 for i in range(d):
-                    out[head, i, number] = token[i]
+                    for number in range(count):
+                        out[head, i, begin + number] = tokens[number, i]
             else:
-                for i in range(d):
-                    out[head, number, i] = token[i]
+                read_tokens(cache, scales_zeros, blocks[begin // size], count, head, d, out[head, begin:])
 
 
 @compiled(fastmath=FAST, error_model="numpy")
@@ -75,43 +75,31 @@ def attend(query: Any, keys: Any, values: Any, before: int, scale: float, first:
                 rows[r, i] = load(query[start + r, head, i]) * np.float32(scale)
         key, step = keys.ctypes.data + 4 * kv_head * keys.shape[1] * width, 4 * width
         for column in range(0, seen, BLOCK):
-            _tile(count, rows.ctypes.data, 4 * d, key + 4 * column, step, d, scores.ctypes.data + 4 * column, step)
+            tile(count, rows.ctypes.data, 4 * d, key + 4 * column, step, d, scores.ctypes.data + 4 * column, step)
         for r in range(count):
             totals[r] = _softmax(scores[r], seen - count + r + 1, seen)
         value, step = values.ctypes.data + 4 * kv_head * width * values.shape[2], 4 * values.shape[2]
         for column in range(0, d_v, BLOCK):
             to = sums.ctypes.data + 4 * column
-            _tile(count, scores.ctypes.data, 4 * width, value + 4 * column, step, seen, to, step)
+            tile(count, scores.ctypes.data, 4 * width, value + 4 * column, step, seen, to, step)
         for r in range(count):
             for i in range(d_v):
                 out[start + r, head, i] = store(out, sums[r, i] / totals[r])
 
 
-@compiled()
-def _tile(count: int, x: Any, x_step: int, matrix: Any, step: int, inputs: int, out: Any, out_step: int) -> None:
-    if count == 4:
-        tile_of_floats(4, x, x_step, matrix, step, inputs, out, out_step)
-    elif count == 3:
-        tile_of_floats(3, x, x_step, matrix, step, inputs, out, out_step)
-    elif count == 2:
-        tile_of_floats(2, x, x_step, matrix, step, inputs, out, out_step)
-    else:
-        tile_of_floats(1, x, x_step, matrix, step, inputs, out, out_step)
-
-
 @compiled(fastmath=FAST)
 def _softmax(scores: Any, own: int, end: int) -> Any:
     """The first `own` scores as e to what they are below the largest, those up to `end` as 0 → their sum."""
-    whole = -(-own // _LANES) * _LANES
+    whole = -(-own // LANES) * LANES
     for i in range(own, whole):
         scores[i] = _LEAST
-    lanes = np.full(_LANES, _LEAST)
-    for start in range(0, whole, _LANES):
-        for j in range(_LANES):
+    lanes = np.full(LANES, _LEAST)
+    for start in range(0, whole, LANES):
+        for j in range(LANES):
             score = scores[start + j]
             lanes[j] = score if score > lanes[j] else lanes[j]
     most, total = lanes[0], ZERO
-    for j in range(1, _LANES):
+    for j in range(1, LANES):
         most = max(most, lanes[j])
     for i in range(own):
         scores[i] = exp(scores[i] - most)

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 
 from lab3.cpu import kernels, products
 from lab3.cpu.compiled import compiled
+from lab3.cpu.tiles import BLOCK
 
 NORM, ADD_NORM, TIMES_4, TIMES_16, ADD, SILU, ROTATE, ATTEND = range(8)
 _ADDRESSES = "x second third weight scales zeros k_cache v_cache k_scales v_scales total out"
@@ -108,9 +109,9 @@ def _work(o: Any, task: int, like: Any) -> None:
         kernels.add_rms_norm(x, residual, weight, o.number, total, out)
     elif o.kind == TIMES_4:
         x, out = carray(_pointer(o.x), (rows, k), like.dtype), carray(_pointer(o.out), (rows, n), like.dtype)
-        codes = carray(_pointer(o.weight), (o.blocks, k, products.BLOCK // 2), np.uint8)
-        scales = carray(_pointer(o.scales), (o.blocks, o.groups, products.BLOCK), np.uint16)
-        zeros = carray(_pointer(o.zeros), (o.blocks, o.groups, products.BLOCK), np.uint8)
+        codes = carray(_pointer(o.weight), (o.blocks, k, BLOCK // 2), np.uint8)
+        scales = carray(_pointer(o.scales), (o.blocks, o.groups, BLOCK), np.uint16)
+        zeros = carray(_pointer(o.zeros), (o.blocks, o.groups, BLOCK), np.uint8)
         begin, end = o.blocks * task // o.tasks, o.blocks * (task + 1) // o.tasks
         products.times_4_bits(x, codes, scales, zeros, begin, end, out)
     elif o.kind == TIMES_16:

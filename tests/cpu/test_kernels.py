@@ -204,7 +204,7 @@ class TestTheCache:
     """What is written is what `kv_quant` makes, which LMDeploy's kernel judges in test_kv_format."""
 
     @pytest.mark.parametrize("bits", [8, 4])
-    @pytest.mark.parametrize("d", [64, 24, 8])
+    @pytest.mark.parametrize("d", [64, 24, 8, 80])
     def test_the_bytes_are_those_of_the_formula(self, dtype: torch.dtype, bits: int, d: int):
         cache = Cache(50, bits=bits, dtype=dtype, d=d)
         packed, scales_zeros = kv_quant.quantize(cache.new, bits=bits, stored_dtype=dtype)
@@ -226,28 +226,30 @@ class TestTheCache:
         cache.kernels.write(*arrays, *cache.arrays, 0, 3)
         assert torch.equal(cache.read(), cache.new)
 
-    def test_a_plain_cache_keeps_what_comes(self, dtype: torch.dtype):
-        cache = Cache(50, bits=16, dtype=dtype)
+    @pytest.mark.parametrize("d", [64, 24])
+    def test_a_plain_cache_keeps_what_comes(self, dtype: torch.dtype, d: int):
+        cache = Cache(50, bits=16, dtype=dtype, d=d)
         assert torch.equal(cache.written(cache.cache), cache.new)
         assert torch.equal(cache.read(), cache.new.float())
 
     @pytest.mark.parametrize("bits", [16, 8, 4])
-    @pytest.mark.parametrize("length", [1, 16, 17, 81])
-    def test_one_token_attends_to_all_before_it(self, dtype: torch.dtype, bits: int, length: int):
+    @pytest.mark.parametrize(("length", "d"), [(1, 64), (16, 64), (17, 64), (81, 64), (81, 80), (18, 24), (7, 128)])
+    @pytest.mark.parametrize("group", [3, 6])
+    def test_one_token_attends_to_all_before_it(self, dtype: torch.dtype, bits: int, length: int, d: int, group: int):
         from lab3.cpu import kernels
         from lab3.cpu.compiled import stored
 
-        keys, values = (Cache(length, bits=bits, dtype=dtype, seed=seed) for seed in range(2))
-        query, out = numbers(9, 64, dtype=torch.float32), torch.empty(9, 64, dtype=dtype)
+        keys, values = (Cache(length, bits=bits, dtype=dtype, d=d, seed=seed) for seed in range(2))
+        query, out = numbers(3 * group, d, dtype=torch.float32), torch.empty(3 * group, d, dtype=dtype)
         (k, k_scales), (v, v_scales) = keys.arrays, values.arrays
         blocks = keys.blocks.numpy()
         kernels.attend(query.numpy(), k, v, k_scales, v_scales, blocks, 16, length, 0.125, 0, 3, stored(out))
         exact = F.scaled_dot_product_attention(
-            query.double().view(1, 3, 3, 64),
+            query.double().view(1, 3, group, d),
             keys.read().double().transpose(0, 1)[None],
             values.read().double().transpose(0, 1)[None],
             scale=0.125,
-        ).view(9, 64)
+        ).view(3 * group, d)
         torch.testing.assert_close(out.double(), exact, rtol=TOLERANCE[dtype] * 4, atol=TOLERANCE[dtype] * 4)
 
     @pytest.mark.parametrize("bits", [16, 8, 4])
@@ -321,17 +323,23 @@ class TestWeightsOf16Bits:
         begin_step([1], is_decoding=True)
         assert torch.equal(among, CpuLinear().forward(x[40:], weight))
 
-    @pytest.mark.parametrize("other", [torch.float32, None], ids=["fp32", "every second"])
-    def test_a_weight_that_it_cannot_read_is_refused(self, other: torch.dtype | None):
+    @pytest.mark.parametrize(
+        ("weight", "why"),
+        [
+            (numbers(8, 32, dtype=torch.float64), "fp32, fp16 or bf16"),
+            (numbers(8, 64, dtype=torch.float16)[:, ::2], "in one piece"),
+        ],
+        ids=["fp64", "every second"],
+    )
+    def test_a_weight_that_it_cannot_read_is_refused(self, weight: torch.Tensor, why: str):
         from numba.core.errors import TypingError
 
         from lab3.cpu import products
         from lab3.cpu.compiled import stored
 
-        x, weight = numbers(1, 32, dtype=torch.float16), numbers(8, 64, dtype=torch.float16)
-        weight = weight[:, ::2] if other is None else weight[:, :32].to(other)
-        with pytest.raises(TypingError, match="16 bits in one piece"):
-            products.times_16_bits(stored(x), stored(weight), 0, 8, stored(torch.empty(1, 8).half()))
+        x, out = numbers(1, 32, dtype=torch.float16), torch.empty(1, 8).half()
+        with pytest.raises(TypingError, match=why):
+            products.times_16_bits(stored(x), stored(weight), 0, 8, stored(out))
 
     def test_what_one_of_the_threads_raises_is_raised(self, monkeypatch: pytest.MonkeyPatch):
         from lab3.cpu import cores
