@@ -37,8 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported for the tests is no garbage, and pytest looks for some five times at its end."""
+    """What was imported for the tests is no garbage, and pytest looks for some five times at its end.
+
+    pytest-xdist's workers keep all cores busy by themselves: what they start computes on one core each, or threads of
+    one server wait for threads of another. The engine within a worker, whose torch is imported by now, has them all,
+    and so has tests/integration/test_commands.py's whole lab.
+    """
     gc.freeze()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _turn(item: pytest.Item) -> int:

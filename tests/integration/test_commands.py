@@ -83,6 +83,7 @@ def test_run_does_the_whole_lab_and_its_report_is_what_it_prints(
         return replace(quantization, out=Path(shutil.copytree(quantization.out, out)))
 
     monkeypatch.setattr("lab3.lab.quantize", quantized)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # conftest.py's: here the servers have all cores
     before = set(psutil.Process().children(recursive=True))
     code = cli.main(["run", "--out", str(tmp_path / "out"), "--json"])
     told, progress = capsys.readouterr()
