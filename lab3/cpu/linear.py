@@ -45,22 +45,19 @@ class CpuLinear(LinearImpl):  # type: ignore[misc]
     """x @ weight.T + bias, sequence by sequence.
 
     Prompts in fp16 are multiplied in fp32, which is up to 5 times faster in torch. The rows of a decoding step stay
-    together: `products.times_16_bits` keeps them apart by itself, and in fp32 no rounding makes a last bit matter.
+    together, which `products.times_plain` keeps apart by itself.
     """
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         """x [..., in_features], weight [out_features, in_features] → [..., out_features]."""
         rows = x.reshape(-1, x.size(-1))
         lengths = _lengths(len(rows))
-        if max(lengths) == 1 and x.dtype != torch.float32:
+        if max(lengths) == 1:
             return _with_bias(_few_rows(rows, weight), bias).view(*x.shape[:-1], -1)
         # By the longest sequence and not by all rows: a request must not be computed otherwise for being in company.
         cores.take(max(lengths) * weight.numel())
-        if max(lengths) == 1:
-            out = F.linear(rows, weight)
-        else:
-            wide = weight.float() if x.dtype == torch.float16 else weight
-            out = torch.cat([_sequence(part, weight, wide) for part in rows.split(lengths)])
+        wide = weight.float() if x.dtype == torch.float16 else weight
+        out = torch.cat([_sequence(part, weight, wide) for part in rows.split(lengths)])
         cores.take(0)
         return _with_bias(out, bias).view(*x.shape[:-1], -1)
 
@@ -76,13 +73,13 @@ def _with_bias(out: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _sequence(rows: Tensor, weight: Tensor, wide: Tensor) -> Tensor:
-    if len(rows) == 1 and rows.dtype != torch.float32:
+    if len(rows) == 1:
         return _few_rows(rows, weight)
     return F.linear(rows.to(wide.dtype), wide).to(rows.dtype)
 
 
 def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
-    """Each of `rows` [n, in_features] by itself, of 16 bits as `weight` is."""
+    """Each of `rows` [n, in_features] by itself, of the type of `weight`."""
     out = rows.new_empty(len(rows), len(weight))
     if step := decoding(out, rows, weight):
         sizes = {"rows": len(rows), "k": rows.size(1), "n": len(weight)}
@@ -91,7 +88,7 @@ def _few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     x, w, written = stored(rows), stored(weight), stored(out)
 
     def multiply(first: int, last: int) -> None:
-        products.times_16_bits(x, w, first, last, written)
+        products.times_plain(x, w, first, last, written)
 
     cores.in_parts(len(weight), len(rows) * weight.numel(), multiply)
     return out

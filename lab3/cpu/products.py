@@ -1,5 +1,5 @@
-"""Matrix products with weights of 16 and of 4 bits, which are turned into fp32 in registers, or for prompts in a core's
-own cache, and read from memory once.
+"""Matrix products with weights of 32, 16 and 4 bits, which become fp32 in registers, or for prompts in a core's own
+cache, and are read from memory once.
 
 Each row of the result is computed in one order, whatever the number of rows: a request gets the same bits alone and
 among others. Products and sums are fp32. The inner loops are in `lab3.cpu.tiles`.
@@ -22,8 +22,8 @@ _DEPTH = 2048  # inputs of a block whose weights are fp32 at a time: 512 KiB, wh
 
 
 @compiled(fastmath=FAST)
-def times_16_bits(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
-    """x [rows, k] times weight [n, k] of 16 bits → columns `first` to `last` of out [rows, n]."""
+def times_plain(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
+    """x [rows, k] times weight [n, k] of 16 or 32 bits → columns `first` to `last` of out [rows, n]."""
     rows, k = x.shape
     wide, sums = np.empty((rows, k), np.float32), np.empty(_ROWS, np.float32)
     for row in range(rows):

@@ -117,7 +117,7 @@ def _work(o: Any, task: int, like: Any) -> None:
     elif o.kind == TIMES_16:
         x, out = carray(_pointer(o.x), (rows, k), like.dtype), carray(_pointer(o.out), (rows, n), like.dtype)
         weight = carray(_pointer(o.weight), (n, k), like.dtype)
-        products.times_16_bits(x, weight, n * task // o.tasks, n * (task + 1) // o.tasks, out)
+        products.times_plain(x, weight, n * task // o.tasks, n * (task + 1) // o.tasks, out)
     elif o.kind == ADD:
         to, bias = carray(_pointer(o.x + first), n, like.dtype), carray(_pointer(o.weight), n, like.dtype)
         kernels.add(to, bias)

@@ -301,8 +301,8 @@ class TestTheCache:
         torch.testing.assert_close(out, torch.ones(9, 64))
 
 
-class TestWeightsOf16Bits:
-    @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+class TestPlainWeights:
+    @pytest.mark.parametrize("dtype", TYPES, ids=str)
     def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype):
         from lab3.cpu.linear import CpuLinear, begin_step
 
@@ -312,7 +312,11 @@ class TestWeightsOf16Bits:
         begin_step([1], is_decoding=True)
         alone = torch.cat([CpuLinear().forward(row, weight) for row in x.split(1)])
         assert torch.equal(together, alone)
-        close(together, x.double() @ weight.double().t(), dtype)
+        exact = x.double() @ weight.double().t()
+        if dtype == torch.float32:  # no rounding of the result hides that sums have another order
+            assert (together - exact).abs().max() < 2 * (F.linear(x, weight) - exact).abs().max()
+        else:
+            close(together, exact, dtype)
 
     def test_a_row_among_long_sequences_gives_the_bits_that_it_gives_alone(self):
         from lab3.cpu.linear import CpuLinear, begin_step
@@ -339,7 +343,7 @@ class TestWeightsOf16Bits:
 
         x, out = numbers(1, 32, dtype=torch.float16), torch.empty(1, 8).half()
         with pytest.raises(TypingError, match=why):
-            products.times_16_bits(stored(x), stored(weight), 0, 8, stored(out))
+            products.times_plain(stored(x), stored(weight), 0, 8, stored(out))
 
     def test_what_one_of_the_threads_raises_is_raised(self, monkeypatch: pytest.MonkeyPatch):
         from lab3.cpu import cores
@@ -392,7 +396,7 @@ into = {name: out.view(np.uint16) for name, out in outs.items()}
 query = np.ones((rows, 3, 64), bits).view(np.uint16)
 
 assert ctypes.CDLL(None).mallopt(-3, 256)
-products.times_16_bits(one, np.ones((n, k), bits).view(np.uint16), 0, n, into["16 bits"])
+products.times_plain(one, np.ones((n, k), bits).view(np.uint16), 0, n, into["16 bits"])
 products.times_4_bits(one, codes, scales, zeros, 0, 2, into["4 bits"])
 products.prompt_times_4_bits(np.ones((rows, k), np.float32), codes, scales, zeros, 1, 0, 2, into["4 bits of a prompt"])
 prompts.attend(query, keys, values, 9, 0.125, 0, prompts.pieces(rows, 3), into["attention"])
