@@ -17,9 +17,7 @@ from numba import types
 from numba.extending import overload
 
 from lab3.cpu.compiled import FAST, HALF, ONE, ZERO, byte, compiled, exp, high, load, low, store, truncated
-from lab3.cpu.tiles import BLOCK, LANES, tile_of_dots, tile_of_floats, widen, widen_codes
-
-_ROWS = 4  # of a tile
+from lab3.cpu.tiles import BLOCK, DOTS, FLOATS, LANES, dots, floats, widen, widen_codes
 
 # --- between the matrix products ---------------------------------------------------------------------------------
 
@@ -226,7 +224,7 @@ def attend(
     width, width_v, tokens = -(-d // BLOCK) * BLOCK, -(-d_v // BLOCK) * BLOCK, min(size, length)
     # What fills them up is zero, so that it counts for nothing.
     queries, keys = np.zeros((group, width), np.float32), np.empty((tokens, width), np.float32)
-    values, part = np.empty((tokens, width_v), np.float32), np.empty((_ROWS, width_v), np.float32)
+    values, part = np.empty((tokens, width_v), np.float32), np.empty((FLOATS, width_v), np.float32)
     keys[:, d:], values[:, d_v:] = ZERO, ZERO
     weights, sums = np.empty((group, length), np.float32), np.empty((group, width_v), np.float32)
     for kv_head in range(first, last):
@@ -238,10 +236,10 @@ def attend(
         for begin in range(0, length, size):
             count = min(size, length - begin)
             read_tokens(k_cache, k_scales, blocks[begin // size], count, kv_head, d, keys)
-            for member in range(0, group, _ROWS):
-                at, rows = queries.ctypes.data + 4 * width * member, min(_ROWS, group - member)
+            for member in range(0, group, DOTS):
+                at, rows = queries.ctypes.data + 4 * width * member, min(DOTS, group - member)
                 for token in range(count):
-                    _dots(rows, at, 4 * width, keys, keys.ctypes.data + 4 * width * token, width, part.ctypes.data)
+                    dots(rows, at, 4 * width, keys, keys.ctypes.data + 4 * width * token, width, part.ctypes.data)
                     for row in range(rows):
                         weights[member + row, begin + token] = part[0, row]
         for member in range(group):
@@ -257,39 +255,14 @@ def attend(
         for begin in range(0, length, size):
             count = min(size, length - begin)
             read_tokens(v_cache, v_scales, blocks[begin // size], count, kv_head, d_v, values)
-            for member in range(0, group, _ROWS):
-                at, rows = weights.ctypes.data + 4 * (length * member + begin), min(_ROWS, group - member)
+            for member in range(0, group, FLOATS):
+                at, rows = weights.ctypes.data + 4 * (length * member + begin), min(FLOATS, group - member)
                 for column in range(0, d_v, BLOCK):
                     value, to = values.ctypes.data + 4 * column, part.ctypes.data + 4 * column
-                    tile(rows, at, 4 * length, value, 4 * width_v, count, to, 4 * width_v)
+                    floats(rows, at, 4 * length, value, 4 * width_v, count, to, 4 * width_v)
                 for row in range(rows):
                     for i in range(d_v):
                         sums[member + row, i] += part[row, i]
         for member in range(group):
             for i in range(d_v):
                 out[kv_head * group + member, i] = store(out, sums[member, i])
-
-
-@compiled()
-def tile(count: int, x: Any, x_step: int, matrix: Any, step: int, inputs: int, out: Any, out_step: int) -> None:
-    """`tile_of_floats` for at most four rows."""
-    if count == 4:
-        tile_of_floats(4, x, x_step, matrix, step, inputs, out, out_step)
-    elif count == 3:
-        tile_of_floats(3, x, x_step, matrix, step, inputs, out, out_step)
-    elif count == 2:
-        tile_of_floats(2, x, x_step, matrix, step, inputs, out, out_step)
-    else:
-        tile_of_floats(1, x, x_step, matrix, step, inputs, out, out_step)
-
-
-@compiled()
-def _dots(count: int, x: Any, x_step: int, keys: Any, key: int, inputs: int, sums: Any) -> None:
-    if count == 4:
-        tile_of_dots(4, x, x_step, keys, key, inputs, sums)
-    elif count == 3:
-        tile_of_dots(3, x, x_step, keys, key, inputs, sums)
-    elif count == 2:
-        tile_of_dots(2, x, x_step, keys, key, inputs, sums)
-    else:
-        tile_of_dots(1, x, x_step, keys, key, inputs, sums)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lab3.cpu.compiled import FAST, ZERO, compiled, load, store
-from lab3.cpu.tiles import BLOCK, LANES, tile_of_codes, tile_of_dots, tile_of_floats, unpack
+from lab3.cpu.tiles import BLOCK, DOTS, LANES, dots, tile_of_codes, tile_of_floats, unpack
 
 _ROWS = 4  # of a tile
 _PROMPT_ROWS = 6  # of a tile whose weights are fp32 already
@@ -25,23 +25,16 @@ _DEPTH = 2048  # inputs of a block whose weights are fp32 at a time: 512 KiB, wh
 def times_plain(x: Any, weight: Any, first: int, last: int, out: Any) -> None:
     """x [rows, k] times weight [n, k] of 16 or 32 bits → columns `first` to `last` of out [rows, n]."""
     rows, k = x.shape
-    wide, sums = np.empty((rows, k), np.float32), np.empty(_ROWS, np.float32)
+    wide, sums = np.empty((rows, k), np.float32), np.empty(DOTS, np.float32)
     for row in range(rows):
         for i in range(k):
             wide[row, i] = load(x[row, i])
     at, step, to = wide.ctypes.data, 4 * k, sums.ctypes.data
     for column in range(first, last):
         start = weight.ctypes.data + weight.strides[0] * column
-        for row in range(0, rows, _ROWS):
-            count, source = min(_ROWS, rows - row), at + row * step
-            if count == 4:
-                tile_of_dots(4, source, step, weight, start, k, to)
-            elif count == 3:
-                tile_of_dots(3, source, step, weight, start, k, to)
-            elif count == 2:
-                tile_of_dots(2, source, step, weight, start, k, to)
-            else:
-                tile_of_dots(1, source, step, weight, start, k, to)
+        for row in range(0, rows, DOTS):
+            count = min(DOTS, rows - row)
+            dots(count, at + row * step, step, weight, start, k, to)
             for r in range(count):
                 product = sums[r]
                 for i in range(k // LANES * LANES, k):

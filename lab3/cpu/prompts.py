@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from lab3.cpu.compiled import FAST, ZERO, compiled, exp, load, store
-from lab3.cpu.kernels import read_tokens, tile
-from lab3.cpu.tiles import BLOCK, LANES
+from lab3.cpu.kernels import read_tokens
+from lab3.cpu.tiles import BLOCK, FLOATS, LANES, floats
 
-_ROWS = 4  # tokens of a tile
 _LEAST = np.float32(-3e38)
 
 
@@ -25,7 +24,7 @@ def padded(size: int) -> int:
 
 def pieces(tokens: int, heads: int) -> int:
     """How many pieces `attend` has for so many new tokens."""
-    return -(-tokens // _ROWS) * heads
+    return -(-tokens // FLOATS) * heads
 
 
 @compiled(fastmath=FAST)
@@ -60,28 +59,28 @@ def attend(query: Any, keys: Any, values: Any, before: int, scale: float, first:
     """
     tokens, heads, d = query.shape
     kv_heads, _, width = keys.shape
-    group, d_v, tiles = heads // kv_heads, out.shape[2], -(-tokens // _ROWS)
-    rows, scores = np.empty((_ROWS, d), np.float32), np.empty((_ROWS, width), np.float32)
-    sums, totals = np.empty((_ROWS, values.shape[2]), np.float32), np.empty(_ROWS, np.float32)
+    group, d_v, tiles = heads // kv_heads, out.shape[2], -(-tokens // FLOATS)
+    rows, scores = np.empty((FLOATS, d), np.float32), np.empty((FLOATS, width), np.float32)
+    sums, totals = np.empty((FLOATS, values.shape[2]), np.float32), np.empty(FLOATS, np.float32)
     for piece in range(first, last):
         kv_head, place = piece // (tiles * group), piece % (tiles * group)
         turn, head = place // group, kv_head * group + place % group
         # From both ends in turn: the later a token, the more it sees, and all parts shall take equally long.
-        start = _ROWS * (turn // 2 if turn % 2 == 0 else tiles - 1 - turn // 2)
-        count = min(_ROWS, tokens - start)
+        start = FLOATS * (turn // 2 if turn % 2 == 0 else tiles - 1 - turn // 2)
+        count = min(FLOATS, tokens - start)
         seen = before + start + count
         for r in range(count):
             for i in range(d):
                 rows[r, i] = load(query[start + r, head, i]) * np.float32(scale)
         key, step = keys.ctypes.data + 4 * kv_head * keys.shape[1] * width, 4 * width
         for column in range(0, seen, BLOCK):
-            tile(count, rows.ctypes.data, 4 * d, key + 4 * column, step, d, scores.ctypes.data + 4 * column, step)
+            floats(count, rows.ctypes.data, 4 * d, key + 4 * column, step, d, scores.ctypes.data + 4 * column, step)
         for r in range(count):
             totals[r] = _softmax(scores[r], seen - count + r + 1, seen)
         value, step = values.ctypes.data + 4 * kv_head * width * values.shape[2], 4 * values.shape[2]
         for column in range(0, d_v, BLOCK):
             to = sums.ctypes.data + 4 * column
-            tile(count, scores.ctypes.data, 4 * width, value + 4 * column, step, seen, to, step)
+            floats(count, scores.ctypes.data, 4 * width, value + 4 * column, step, seen, to, step)
         for r in range(count):
             for i in range(d_v):
                 out[start + r, head, i] = store(out, sums[r, i] / totals[r])

@@ -16,8 +16,11 @@ from numba.core.cgutils import get_or_insert_function
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from lab3.cpu.compiled import compiled
+
 BLOCK = 64  # outputs of a tile, which lie together in the layout of 4-bit weights
 LANES = 16
+FLOATS, DOTS = 4, 8  # rows that `floats` and `dots` take at most, which have a register for each sum
 _I8, _I16, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 _INTS = ir.VectorType(_I32, LANES)
@@ -131,6 +134,38 @@ def tile_of_dots(_: Any, rows: Any, x: Any, x_step: Any, weight: Any, start: Any
             _save(builder, _sum(builder, total), builder.add(sums, _I64(4 * number)))
 
     return types.void(rows, types.intp, types.intp, weight, *[types.intp] * 3), generate
+
+
+@compiled()
+def floats(rows: int, x: Any, x_step: int, matrix: Any, step: int, inputs: int, out: Any, out_step: int) -> None:
+    """`tile_of_floats` for `FLOATS` rows at most."""
+    if rows == 4:
+        tile_of_floats(4, x, x_step, matrix, step, inputs, out, out_step)
+    elif rows == 3:
+        tile_of_floats(3, x, x_step, matrix, step, inputs, out, out_step)
+    elif rows == 2:
+        tile_of_floats(2, x, x_step, matrix, step, inputs, out, out_step)
+    else:
+        tile_of_floats(1, x, x_step, matrix, step, inputs, out, out_step)
+
+
+@compiled()
+def dots(rows: int, x: Any, x_step: int, weight: Any, start: Any, inputs: int, sums: Any) -> None:
+    """`tile_of_dots` for `DOTS` rows at most."""
+    if rows == 8:
+        tile_of_dots(8, x, x_step, weight, start, inputs, sums)
+        return
+    done = 0
+    if rows >= 4:
+        tile_of_dots(4, x, x_step, weight, start, inputs, sums)
+        done = 4
+    at, to = x + done * x_step, sums + 4 * done
+    if rows - done == 3:
+        tile_of_dots(3, at, x_step, weight, start, inputs, to)
+    elif rows - done == 2:
+        tile_of_dots(2, at, x_step, weight, start, inputs, to)
+    elif rows - done == 1:
+        tile_of_dots(1, at, x_step, weight, start, inputs, to)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
