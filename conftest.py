@@ -36,16 +36,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=_turn)
 
 
-def pytest_collection_finish() -> None:
-    """What was imported for the tests is no garbage, and pytest looks for some five times at its end.
-
-    pytest-xdist's workers keep all cores busy by themselves: what they start computes on one core each, or threads of
-    one server wait for threads of another. The engine within a worker, whose torch is imported by now, has them all,
-    and so has tests/integration/test_commands.py's whole lab.
-    """
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported for the tests is no garbage, and pytest looks for some five times at its end."""
     gc.freeze()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "PYTEST_XDIST_WORKER" in os.environ and any(not _is_of_the_lab(item) for item in session.items):
+        _share_the_cores(workers=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def _is_of_the_lab(item: pytest.Item) -> bool:
+    """Whether it is one of the acceptance suite's tests, which share one server."""
+    return item.nodeid.startswith(("tests/lab/", "tests/gpu/"))
+
+
+def _share_the_cores(workers: int) -> None:
+    """pytest-xdist's workers keep all cores busy by themselves: where what each of them starts takes all cores, threads
+    of one server wait for threads of another.
+
+    The engine within a worker, whose torch is imported by now, keeps all of them, and so do the servers of the whole
+    lab (tests/integration/test_commands.py).
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def _turn(item: pytest.Item) -> int:

@@ -303,11 +303,12 @@ class TestTheCache:
 
 class TestPlainWeights:
     @pytest.mark.parametrize("dtype", TYPES, ids=str)
-    def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype):
+    @pytest.mark.parametrize("rows", [7, 13])
+    def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype, rows: int):
         from lab3.cpu.linear import CpuLinear, begin_step
 
-        x, weight = numbers(8, 576, dtype=dtype), numbers(20_000, 576, dtype=dtype, seed=1, spread=0.1)
-        begin_step([1] * 8, is_decoding=True)
+        x, weight = numbers(rows, 580, dtype=dtype), numbers(20_000, 580, dtype=dtype, seed=1, spread=0.1)
+        begin_step([1] * rows, is_decoding=True)
         together = CpuLinear().forward(x, weight)
         begin_step([1], is_decoding=True)
         alone = torch.cat([CpuLinear().forward(row, weight) for row in x.split(1)])
