@@ -303,7 +303,7 @@ class TestTheCache:
 
 class TestPlainWeights:
     @pytest.mark.parametrize("dtype", TYPES, ids=str)
-    @pytest.mark.parametrize("rows", [7, 13])
+    @pytest.mark.parametrize("rows", [4, 7, 13])
     def test_a_row_gives_the_same_bits_alone_and_among_others(self, dtype: torch.dtype, rows: int):
         from lab3.cpu.linear import CpuLinear, begin_step
 
