@@ -232,9 +232,12 @@ def _numbers(array: Any) -> tuple[int, Callable[[ir.IRBuilder, Any], Any]]:
 def _codes_of_block(builder: ir.IRBuilder, codes: Any, i: Any) -> list[Any]:
     """The codes of input i for a block's outputs as vectors of fp32; `codes` is the address of [inputs, BLOCK / 2]."""
     start = builder.add(codes, builder.mul(i, _I64(BLOCK // 2)))
-    parts = [_load(builder, builder.add(start, _I64(part)), _BYTES) for part in range(0, BLOCK // 2, LANES)]
-    low_ones, high_ones = zip(*(_nibbles(builder, part) for part in parts), strict=True)
-    return [builder.sitofp(each, _FLOATS) for each in (*low_ones, *high_ones)]
+    low_ones, high_ones = [], []
+    for part in range(0, BLOCK // 2, LANES):  # one after the other: LLVM keeps all at once where registers are few
+        low, high = _nibbles(builder, _load(builder, builder.add(start, _I64(part)), _BYTES))
+        low_ones.append(builder.sitofp(low, _FLOATS))
+        high_ones.append(builder.sitofp(high, _FLOATS))
+    return [*low_ones, *high_ones]
 
 
 def _nibbles(builder: ir.IRBuilder, read: Any) -> tuple[Any, Any]:
