@@ -406,6 +406,20 @@ print(*(f"{name}: {out.min():g} to {out.max():g}" for name, out in outs.items())
 
 
 class TestMachineCode:
+    def test_it_is_kept_for_one_state_of_every_module_that_it_is_made_of(self):
+        """numba itself looks at the file of a function, and not at those of the functions and instructions in it."""
+        import ast
+
+        from lab3.cpu import compiled
+
+        def makes_code(module: Path) -> bool:
+            imports = [each for each in ast.walk(ast.parse(module.read_text())) if isinstance(each, ast.ImportFrom)]
+            names = {name.name for each in imports for name in each.names}
+            return "compiled" in names or not {"numba", "numba.extending"}.isdisjoint(each.module for each in imports)
+
+        folder = Path(compiled.__file__).parent
+        assert {path.stem for path in folder.glob("*.py") if makes_code(path)} == set(compiled._MODULES)
+
     def test_what_it_works_on_by_address_is_not_freed_before(self):
         """numba frees an array after the last place that names it, whoever still has its address."""
         assert run_python(_ADDRESSES).splitlines() == [
